@@ -4,8 +4,7 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 
 use flannel_core::{
-    Lease, Network, NetworkError, NetworkEvent, NetworkOptions, NetworkTask, NetworkView, Running, Shutdown,
-    Term, chain,
+    Lease, Network, NetworkError, NetworkOptions, NetworkTask, NetworkView, Running, Shutdown, Term, chain,
 };
 use flannel_firewall::{
     BlackholeRoutes, Firewall, FirewallNetwork, FirewallOptions, FirewallStatus, OverlayPrefixes,
@@ -67,34 +66,7 @@ pub enum AgentCommand {
 /// Runs a network on this host with everything around it: once the network carries traffic, the agent writes the firewall
 /// rules, then the subnet file, and then notifies the service manager; whenever the network changes, it does so again.
 ///
-/// ```no_run
-/// use std::net::SocketAddr;
-///
-/// use flannel_backend_vxlan::OpenVxlan;
-/// use flannel_core::NetworkOptions;
-/// use flannel_firewall::{FirewallOptions, RuleOptions};
-/// use flannel_netlink::Namespace;
-/// use flannel_node::{AgentOptions, BackendRegistry, MeshOptions, NodeAgent};
-/// use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
-///
-/// # async fn run(shutdown: impl Future<Output = ()>) -> Result<(), Box<dyn std::error::Error>> {
-/// let namespace = Namespace::current()?;
-/// let backends = BackendRegistry::new().with(OpenVxlan::new(namespace.clone()));
-/// let external = flannel_backend_vxlan::external_interface(&namespace, "eth0")?;
-/// let manager = RegistryLeaseManager::new(MemoryRegistry::new());
-///
-/// let mut options = AgentOptions::default();
-/// options.subnet_file = Some("/run/flannel/subnet.env".into());
-/// options.firewall = Some(FirewallOptions::new(RuleOptions::default().with_masquerade(true)));
-/// options.observe.health = Some(SocketAddr::from(([0, 0, 0, 0], 8090)));
-/// options.mesh = Some(MeshOptions::default());
-///
-/// let network = NetworkOptions::new(manager, backends.clone(), external);
-/// let agent = NodeAgent::new(namespace, network, backends, options);
-/// agent.run_until(shutdown).await?;
-/// # Ok(())
-/// # }
-/// ```
+/// The [crate's documentation](crate) has an example.
 #[derive(Debug)]
 pub struct NodeAgent {
     network: Network,
@@ -166,16 +138,15 @@ impl NodeAgent {
     pub async fn run(self, commands: impl Stream<Item = AgentCommand>) -> Result<(), NetworkError> {
         let source = self.status_source();
         let Self { network, task, host, applied } = self;
-        let mut events = network.events().fuse();
-        let running = watch::Sender::new(None);
+        let running = network.running();
         let notifier = &host.options.service_manager;
         let work = task.run();
-        let upkeep = host.keep(running.subscribe(), &applied);
+        let upkeep = host.keep(running.clone(), &applied);
         let serving = host.serve(source.clone());
         let reporting = report_status(notifier, source);
         let probing = host.probe(network.view());
         tokio::pin!(work, upkeep, serving, reporting, probing, commands);
-        let mut changes = applied.subscribe();
+        let (mut changes, mut running_changes) = (applied.subscribe(), running.clone());
         let mut reload = ReloadState::default();
         let ended = loop {
             reload.notify(notifier, &running.borrow(), &applied.borrow());
@@ -186,7 +157,7 @@ impl NodeAgent {
                     Some(AgentCommand::Shutdown) | None => break None,
                 },
                 ended = &mut work => break Some(ended),
-                Some(event) = events.next() => publish_running(&network, &event, &running).await,
+                Ok(()) = running_changes.changed() => {}
                 Ok(()) = changes.changed() => {}
                 () = reload.finished() => {}
                 never = &mut upkeep => match never {},
@@ -202,16 +173,6 @@ impl NodeAgent {
                 host.stop(network, work, running).await
             }
         }
-    }
-}
-
-/// Updates the running state after an event that may have changed it.
-async fn publish_running(network: &Network, event: &NetworkEvent, running: &watch::Sender<Option<Running>>) {
-    let is_change =
-        matches!(event, NetworkEvent::Ready | NetworkEvent::MtuChanged(_) | NetworkEvent::Reconfigured(_));
-    // Before it is ready, `ready` would wait.
-    if is_change && (running.borrow().is_some() || matches!(event, NetworkEvent::Ready)) {
-        running.send_replace(network.ready().await.ok());
     }
 }
 

@@ -9,6 +9,7 @@
 //! | `revisions` | revisions that stay the same across renewals (pure) |
 //! | `tls` | TLS configs of connections |
 //! | `connection` | HTTP connections |
+//! | `poll_reply` | replies to long polls |
 //! | `member` | requests to one member |
 //! | `cluster` | choice of a member for each request |
 //! | `records` | reads and writes of records |
@@ -22,6 +23,7 @@ mod connection;
 mod keys;
 mod member;
 mod options;
+mod poll_reply;
 mod records;
 mod request_counters;
 mod response;
@@ -30,6 +32,8 @@ mod store;
 mod tls;
 mod watch;
 
+#[cfg(feature = "etcd-v3")]
+pub(crate) use member::NOT_SERVED;
 pub use options::{Etcd2Options, Etcd2OptionsError};
 pub use request_counters::Etcd2Calls;
 use store::Store;

@@ -7,9 +7,12 @@
 //! | `keys` | keys and records of a network (pure) |
 //! | `watch_notice` | watch responses, and the reaction to each (pure) |
 //! | `call_error` | errors of calls |
+//! | `http1` | detection of servers without HTTP/2 |
 //! | `connection` | connections to members, with TLS and authentication |
 //! | `cluster` | choice of a member for each call |
 //! | `records` | reads and writes of records |
+//! | `lease_id` | ids of etcd leases with a meaning (pure) |
+//! | `release` | releases, distinguished from expiries |
 //! | `copies` | records copied from the v2 store by a migration |
 //! | `watch` | endless watch of the leases |
 //! | `request_counters` | numbers of calls |
@@ -21,9 +24,13 @@ mod cluster;
 mod connection;
 #[cfg(feature = "etcd-v2")]
 mod copies;
+#[cfg(feature = "etcd-v2")]
+mod http1;
 mod keys;
+mod lease_id;
 mod options;
 mod records;
+mod release;
 mod request_counters;
 mod store;
 mod watch;
@@ -64,6 +71,16 @@ impl Etcd3Registry {
     pub fn new(options: Etcd3Options) -> Result<Self, Etcd3OptionsError> {
         let store = Store::new(&options)?;
         Ok(Self { store: Arc::new(store) })
+    }
+
+    /// Reports whether all endpoints speak only HTTP/1, like `etcd --proxy on`, so that none serves the v3 interface.
+    #[cfg(feature = "etcd-v2")]
+    pub(crate) async fn is_not_served(&self) -> bool {
+        let urls = self.store.cluster.endpoints.urls();
+        futures::future::join_all(urls.iter().map(|url| http1::is_http1_only(url)))
+            .await
+            .into_iter()
+            .all(|is| is)
     }
 
     /// Returns the numbers of calls so far.

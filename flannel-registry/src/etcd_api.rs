@@ -9,21 +9,22 @@
 //! | not found | found | v2 |
 //! | not found | not served | v3, when something other than the config is requested |
 //! | not found | not found, or no answer | none yet |
-//! | no answer | found, on an etcd without the v3 interface | v2 |
+//! | no answer | found, on an etcd or a proxy without the v3 interface | v2 |
 //! | no answer | any other | none yet, because v3 may have a config too |
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::{
     LastContact, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot, StoreIdentity,
-    SubnetKey, SubnetRegistry,
+    SubnetKey, SubnetRegistry, chain,
 };
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
 use crate::change_notifier::ChangeNotifier;
+use crate::etcd2::NOT_SERVED;
 use crate::{Etcd2Registry, Etcd3Registry};
 
 /// A registry in the etcd interface that has the network config. Clones share the choice.
@@ -34,6 +35,8 @@ pub struct EtcdRegistry {
     chosen: Arc<OnceLock<EtcdApi>>,
     /// Notifies that the config was read to make the choice.
     config_changes: Arc<ChangeNotifier>,
+    /// What the last read of the v2 store showed, while nothing is chosen.
+    v2_lookup: Arc<Mutex<Option<String>>>,
 }
 
 /// An interface of etcd.
@@ -64,11 +67,27 @@ impl From<Result<Option<String>, RegistryError>> for ConfigLookup {
     }
 }
 
+impl ConfigLookup {
+    /// Describes the result for the v2 store, if there is no config.
+    fn describe_v2(&self) -> Option<String> {
+        match self {
+            Self::Found(_) => None,
+            Self::NotFound => Some("the v2 store has no config either".to_owned()),
+            Self::Refused(error) => {
+                let reason = chain(error);
+                let is_served = !reason.contains(NOT_SERVED);
+                Some(if is_served { reason } else { "v2 is not served here".to_owned() })
+            }
+            Self::NoAnswer(_) => Some("the v2 interface does not answer".to_owned()),
+        }
+    }
+}
+
 impl EtcdRegistry {
     /// Creates a registry that reads both interfaces at the first call.
     #[must_use]
     pub fn new(v3: Etcd3Registry, v2: Etcd2Registry) -> Self {
-        Self { v3, v2, chosen: Arc::default(), config_changes: Arc::default() }
+        Self { v3, v2, chosen: Arc::default(), config_changes: Arc::default(), v2_lookup: Arc::default() }
     }
 
     /// Reports whether the v2 interface was chosen.
@@ -115,7 +134,7 @@ impl EtcdRegistry {
         let (v3, v2) = (ConfigLookup::from(v3), ConfigLookup::from(v2.unwrap_or_else(late)));
         let v3_is_served = match (&v3, &v2) {
             (ConfigLookup::Refused(_) | ConfigLookup::NoAnswer(_), ConfigLookup::Found(_)) => {
-                self.v2.has_v3().await.unwrap_or(true)
+                !self.v3.is_not_served().await && self.v2.has_v3().await.unwrap_or(true)
             }
             (
                 ConfigLookup::Found(_)
@@ -125,6 +144,7 @@ impl EtcdRegistry {
                 _,
             ) => true,
         };
+        *self.v2_lookup.lock().unwrap_or_else(PoisonError::into_inner) = v2.describe_v2();
         let v2_is_refused = matches!(v2, ConfigLookup::Refused(_));
         let choice = choose_api(&v3, &v2, v3_is_served);
         if let Some((interface, reason)) = choice
@@ -184,7 +204,11 @@ impl SubnetRegistry for EtcdRegistry {
     fn describe(&self) -> String {
         match self.chosen() {
             Some(registry) => registry.describe(),
-            None => format!("{} (v2 was looked in too)", self.v3.describe()),
+            None => {
+                let v2 = self.v2_lookup.lock().unwrap_or_else(PoisonError::into_inner);
+                let v2 = v2.as_ref().map(|lookup| format!(" ({lookup})")).unwrap_or_default();
+                format!("{}{v2}", self.v3.describe())
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! The contract of registries finds a store that breaks it: for each check there is a store that fails it.
+//! Checks of the contract suite of registries: for each check there is a store that fails it.
 
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test may fail in its helpers too")]
 
@@ -17,7 +17,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, future};
 use tokio::sync::watch;
 
-/// What a store does wrong.
+/// The defect of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wrong {
     ListsWhatItListedFirst,
@@ -72,14 +72,14 @@ impl Broken {
         self.calls.fetch_add(calls as u64, Ordering::Relaxed);
     }
 
-    /// Finds the record as it is now, for stores that do not compare.
+    /// Returns the current record, for stores that do not compare.
     async fn now(&self, lease: &Lease) -> Lease {
         let leases = self.inner.list().await.unwrap().leases;
         let now = leases.iter().find(|now| now.subnet == lease.subnet);
         now.map_or(lease, |now| now).clone()
     }
 
-    fn falsify(&self, mut lease: Lease) -> Lease {
+    fn corrupt(&self, mut lease: Lease) -> Lease {
         if self.wrong == GivesEveryWriteTheSameRevision {
             lease.revision = Revision(1);
         }
@@ -115,7 +115,7 @@ impl SubnetRegistry for Broken {
             _ => {}
         }
         list.leases =
-            list.leases.into_iter().map(|lease| self.falsify(Arc::unwrap_or_clone(lease)).into()).collect();
+            list.leases.into_iter().map(|lease| self.corrupt(Arc::unwrap_or_clone(lease)).into()).collect();
         Ok(list)
     }
 
@@ -129,7 +129,7 @@ impl SubnetRegistry for Broken {
             self.inner.remove_raw(&subnet.to_string());
         }
         let ttl = if self.wrong == KeepsLeasesForEver { Duration::MAX } else { ttl };
-        self.inner.create(subnet, attrs, ttl).await.map(|lease| self.falsify(lease))
+        self.inner.create(subnet, attrs, ttl).await.map(|lease| self.corrupt(lease))
     }
 
     async fn update(&self, lease: &Lease, attrs: &LeaseAttrs, ttl: Duration) -> Result<Lease, RegistryError> {
@@ -148,7 +148,7 @@ impl SubnetRegistry for Broken {
             Err(RegistryError::Gone(subnet)) if self.wrong == MakesAgainWhatIsGone => {
                 self.inner.create(subnet, attrs, ttl).await
             }
-            result => result.map(|lease| self.falsify(lease)),
+            result => result.map(|lease| self.corrupt(lease)),
         }
     }
 
@@ -202,7 +202,7 @@ impl SubnetRegistry for Broken {
             }
             match (this.wrong, event) {
                 (DropsNewLeases, RegistryEvent::Put(lease)) => {
-                    // The markers of the checks get through, or nothing would be found but silence.
+                    // The markers of the checks pass, or every check would only find missing events.
                     !is_new || lease.subnet.to_string() == "10.5.255.0-24"
                 }
                 (DropsChangedLeases, RegistryEvent::Put(_)) => is_new,
@@ -271,7 +271,7 @@ impl RegistrySubject for Broken {
     }
 }
 
-/// Makes a test for each store that does something wrong, with the checks that find it.
+/// Defines a test for each defect, with the checks that find it.
 macro_rules! found {
     ($($name:ident: $wrong:ident is found by $($check:ident),+;)*) => {$(
         #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! The registry in memory keeps the promises of every registry.
+//! The contract of a registry, for the registry in memory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +51,7 @@ flannel_testing::registry_contract!(
     skip: { calls = "it makes no requests", stop = "it cannot fail" }
 );
 
-/// A short memory makes many of the events snapshots.
+/// A short history turns many events into snapshots.
 mod with_a_short_memory {
     use super::*;
 
@@ -68,7 +68,7 @@ mod with_a_short_memory {
     );
 }
 
-/// One that falls silent says so, and later what happened meanwhile.
+/// An outage is reported, and later the changes during it.
 mod that_falls_silent {
     use futures::StreamExt;
     use tokio::time::timeout;
@@ -83,13 +83,13 @@ mod that_falls_silent {
     );
 
     #[tokio::test(start_paused = true)]
-    async fn another_configuration_is_told_when_the_store_is_heard_again() {
+    async fn a_changed_config_is_notified_after_an_outage() {
         let memory = Memory::new();
         let mut changes = memory.open().await.config_changes();
         memory.stop().await;
         memory.set_config(r#"{"Network":"10.5.0.0/16"}"#).await;
         let told = timeout(memory.patience(), changes.next()).await;
-        assert!(told.is_err(), "a store that does not answer tells nothing: {told:?}");
+        assert!(told.is_err(), "an unavailable store yields nothing: {told:?}");
         memory.start().await;
         assert_eq!(timeout(memory.patience(), changes.next()).await, Ok(Some(())));
     }

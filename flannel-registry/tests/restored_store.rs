@@ -1,4 +1,4 @@
-//! What a watch of the registry in memory tells after the store went back in time.
+//! A watch of the registry in memory after a restore.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail in its helpers too")]
 
@@ -10,7 +10,7 @@ use flannel_registry::MemoryRegistry;
 use futures::StreamExt;
 
 #[tokio::test]
-async fn a_watch_that_slept_over_a_restore_gets_a_snapshot_although_the_revision_has_grown_again() {
+async fn a_watch_not_polled_during_a_restore_yields_a_snapshot_although_the_revision_grew_again() {
     let store = MemoryRegistry::new();
     let attrs = LeaseAttrs::new(Ipv4Addr::new(192, 168, 0, 1).into());
     let ttl = Duration::from_secs(86_400);
@@ -25,7 +25,7 @@ async fn a_watch_that_slept_over_a_restore_gets_a_snapshot_although_the_revision
         store.create(key.parse().unwrap(), &attrs, ttl).await.unwrap();
     }
     let Some(RegistryEvent::Snapshot(snapshot)) = watch.next().await else {
-        unreachable!("what is no longer there can be told by a snapshot only");
+        unreachable!("only a snapshot can show missing records");
     };
     let subnets: Vec<String> = snapshot.leases.iter().map(|lease| lease.subnet.to_string()).collect();
     assert_eq!(subnets, ["10.5.2.0-24", "10.5.3.0-24"]);

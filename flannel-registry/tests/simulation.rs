@@ -1,4 +1,4 @@
-//! Whole clusters, simulated: see `flannel_testing::sim` for what happens in them and what must hold.
+//! Simulated clusters; see `flannel_testing::sim` for faults and invariants.
 //!
 //! ```text
 //! cargo test -p flannel-registry --test simulation     # a few small clusters, in seconds
@@ -26,16 +26,16 @@ use flannel_testing::sim::{SimOptions, SimReport, simulate};
 
 use crate::store::Memory;
 
-/// Runs a seed on a thread of its own, so that one in which a host never returns ends too: as a failure that names it.
+/// Runs a seed on its own thread, so that a seed that hangs fails with its name.
 fn run(options: SimOptions) -> SimReport {
     let (done, report) = mpsc::channel();
     std::thread::spawn(move || {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        // Nobody waits any more if it took too long.
+        // The receiver is gone after a timeout.
         let _ = done.send(runtime.block_on(simulate(&Memory(MemoryRegistry::new()), options)));
     });
-    // Dozens of times what it takes on a quiet machine.
+    // Dozens of times the duration on an idle machine.
     let patience = Duration::from_secs(180 + 3 * options.hosts as u64);
     let again = again(options);
     report.recv_timeout(patience).unwrap_or_else(|error| match error {
@@ -53,8 +53,8 @@ fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
-/// Runs a seed, says how it went, and returns the promises that were broken.
-fn play(options: SimOptions) -> Vec<String> {
+/// Runs a seed, prints a summary, and returns the violated invariants.
+fn run_seed(options: SimOptions) -> Vec<String> {
     let SimOptions { seed, hosts, .. } = options;
     let begun = Instant::now();
     let report = run(options);
@@ -77,7 +77,7 @@ fn play(options: SimOptions) -> Vec<String> {
 }
 
 #[test]
-fn a_cluster_heals_from_everything_and_breaks_no_promise_meanwhile() {
+fn a_cluster_heals_from_all_faults_and_violates_no_invariant() {
     let hosts = variable("FLANNEL_SIM_HOSTS").unwrap_or(60) as usize;
     let seeds = match variable("FLANNEL_SIM_SEED") {
         Some(seed) => seed..seed + 1,
@@ -89,7 +89,7 @@ fn a_cluster_heals_from_everything_and_breaks_no_promise_meanwhile() {
         for _ in 0..variable("FLANNEL_SIM_JOBS").unwrap_or(2) {
             scope.spawn(|| {
                 while let Some(seed) = next() {
-                    let broken = play(SimOptions::new(seed, hosts));
+                    let broken = run_seed(SimOptions::new(seed, hosts));
                     if !broken.is_empty() {
                         failed.lock().unwrap().push((seed, broken.into_iter().take(5).collect::<Vec<_>>()));
                     }
@@ -102,7 +102,7 @@ fn a_cluster_heals_from_everything_and_breaks_no_promise_meanwhile() {
 }
 
 #[test]
-fn a_seed_leads_to_the_same_life_each_time() {
+fn a_seed_is_reproducible() {
     let options = SimOptions::new(1, 40);
     let first = run(options);
     assert_eq!(run(options), first);

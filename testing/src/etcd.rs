@@ -218,15 +218,20 @@ impl Etcd {
     /// Restores a backup as the data of a single member with this peer address.
     fn restore(&self, backup: &Path, peer: SocketAddr) -> Result<(), EtcdError> {
         let peer = format!("http://{peer}");
-        self.etcdctl(&[
-            "snapshot",
-            "restore",
-            &backup.to_string_lossy(),
-            "--name=test",
-            &format!("--data-dir={}", self.files.path().display()),
-            &format!("--initial-cluster=test={peer}"),
-            &format!("--initial-advertise-peer-urls={peer}"),
-        ])?;
+        // From 3.6 on, only etcdutl restores.
+        let tool = if program("etcdutl", PACKAGES).is_ok() { "etcdutl" } else { "etcdctl" };
+        self.run(
+            tool,
+            &[
+                "snapshot",
+                "restore",
+                &backup.to_string_lossy(),
+                "--name=test",
+                &format!("--data-dir={}", self.files.path().display()),
+                &format!("--initial-cluster=test={peer}"),
+                &format!("--initial-advertise-peer-urls={peer}"),
+            ],
+        )?;
         Ok(())
     }
 
@@ -248,7 +253,11 @@ impl Etcd {
     /// # Errors
     /// Contains its standard error if it fails, or the command that installs it if it is missing.
     pub fn etcdctl<A: AsRef<str>>(&self, arguments: &[A]) -> Result<String, EtcdError> {
-        let mut command = Command::new(program("etcdctl", PACKAGES)?);
+        self.run("etcdctl", arguments)
+    }
+
+    fn run<A: AsRef<str>>(&self, tool: &'static str, arguments: &[A]) -> Result<String, EtcdError> {
+        let mut command = Command::new(program(tool, PACKAGES)?);
         command.env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", self.client_url());
         if let Some(tls) = &self.options.tls {
             tls.add_client_variables(&mut command);

@@ -1,6 +1,4 @@
-//! Judging: what is wrong, by the facts alone. Pure.
-//!
-//! Each file has some faults and the functions that find them; [`CHECKS`] lists these.
+//! The checks: functions that derive findings from facts. [`CHECKS`] lists them.
 
 use super::facts::Facts;
 use super::finding::Fault;
@@ -19,7 +17,7 @@ mod objects;
 mod overlap;
 mod registry;
 
-/// Every fault that doctor knows, in the order in which it looks for them: those of the page in `docs/`.
+/// Every kind of fault, in the order of the checks and of `docs/doctor.md`.
 pub const FAULTS: &[&Fault] = &[
     &host::CAPABILITIES,
     &host::NOT_ROOT,
@@ -109,7 +107,7 @@ const CHECKS: &[fn(&Facts) -> Vec<Finding>] = &[
     managers::managed,
 ];
 
-/// Finds everything that is wrong.
+/// Returns the findings for a host.
 pub fn examine(facts: &Facts) -> Vec<Finding> {
     CHECKS.iter().flat_map(|check| check(facts)).collect()
 }

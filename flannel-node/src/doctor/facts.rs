@@ -1,5 +1,4 @@
-//! What doctor knows of a host when it judges. Plain data: [`gather`](super::gather) fills it in, [`checks`](super::checks)
-//! read it.
+//! The facts about a host that the checks judge.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,55 +16,56 @@ use crate::backends::BackendRegistry;
 
 use super::profile::{AgentProfile, RegistryCommands};
 
-/// Everything.
+/// The facts about a host. [`gather`](super::gather()) reads them, [`examine`](super::examine) judges them.
 #[derive(Debug)]
 pub struct Facts {
-    pub now: SystemTime,
+    pub(crate) now: SystemTime,
     /// How the daemon is started, or would be.
-    pub options: AgentProfile,
+    pub(crate) options: AgentProfile,
     /// The backends that the agent has.
-    pub backends: BackendRegistry,
+    pub(crate) backends: BackendRegistry,
     /// The program that runs.
-    pub program: PathBuf,
+    pub(crate) program: PathBuf,
     /// The daemons that run in this network namespace, but for one whose flags are `options`.
-    pub daemons: Vec<RunningAgent>,
+    pub(crate) daemons: Vec<RunningAgent>,
     /// That one.
-    pub own_daemon: Option<RunningAgent>,
+    pub(crate) own_daemon: Option<RunningAgent>,
     /// Whether the daemon, or doctor if there is none, may change the network; unknown if it is not told.
-    pub may_change_network: Option<bool>,
+    pub(crate) may_change_network: Option<bool>,
     /// Whether doctor may look at all: packet filters are shown only to who may change the network.
-    pub may_look: bool,
-    pub kernel: Kernel,
+    pub(crate) may_look: bool,
+    pub(crate) kernel: Kernel,
     /// Settings by their path below `/proc/sys`; those that are not there are missing.
-    pub sysctls: BTreeMap<String, String>,
-    pub links: Vec<Link>,
-    pub addresses: Vec<Address>,
+    pub(crate) sysctls: BTreeMap<String, String>,
+    pub(crate) links: Vec<Link>,
+    pub(crate) addresses: Vec<Address>,
     /// Routes of the main table.
-    pub routes: Vec<Route>,
+    pub(crate) routes: Vec<Route>,
     /// The interface to the other hosts, or why there is none.
-    pub external: Result<ExternalInterface, String>,
-    pub registry: RegistryFacts,
-    pub memory: Memory,
+    pub(crate) external: Result<ExternalInterface, String>,
+    pub(crate) registry: RegistryFacts,
+    pub(crate) memory: CachedFiles,
     /// The network, if its configuration is known from the registry or from memory.
-    pub network: Option<Network>,
+    pub(crate) network: Option<Network>,
     /// The other hosts.
-    pub peers: Vec<Peer>,
+    pub(crate) peers: Vec<Peer>,
     /// What a pass of the daemon would write now, if the backend tells.
-    pub plan: Option<Plan>,
+    pub(crate) plan: Option<Plan>,
     /// How many peers the daemon that runs keeps although they are said to have left, as it tells itself.
-    pub held_peers: usize,
+    pub(crate) held_peers: usize,
     /// Who has sockets for the tunnel's port.
-    pub sockets: Vec<Socket>,
-    pub firewall: Firewall,
+    pub(crate) sockets: Vec<Socket>,
+    pub(crate) firewall: Firewall,
     /// Links that a network manager looks after.
-    pub managed: Vec<ManagedLink>,
+    pub(crate) managed: Vec<ManagedLink>,
 }
 
-/// A process that is a flannel daemon.
+/// A process that runs an agent.
 #[derive(Clone, Debug)]
 pub struct RunningAgent {
+    /// The process ID.
     pub pid: u32,
-    /// Its command line, without what may be secret.
+    /// The command line without passwords.
     pub command: String,
     /// The unit of systemd that started it.
     pub unit: Option<String>,
@@ -75,30 +75,32 @@ pub struct RunningAgent {
     pub devices: Vec<String>,
 }
 
-/// What the kernel can do.
+/// The features of the kernel.
 #[derive(Clone, Debug, Default)]
-pub struct Kernel {
-    pub release: String,
+pub(crate) struct Kernel {
+    pub(crate) release: String,
     /// Whether it makes VXLAN devices; unknown if that could not be tried.
-    pub has_vxlan: Option<bool>,
+    pub(crate) has_vxlan: Option<bool>,
     /// Whether it answers about nftables.
-    pub has_nftables: bool,
+    pub(crate) has_nftables: bool,
     /// Why TUN devices cannot be made, if they cannot.
-    pub no_tun: Option<String>,
+    pub(crate) no_tun: Option<String>,
     /// Devices that leave checksums to the interface below though this kernel gets them wrong.
-    pub wrong_checksums: Vec<String>,
+    pub(crate) wrong_checksums: Vec<String>,
 }
 
-/// What the registry says.
+/// The contents of the registry.
 #[derive(Clone, Debug)]
 pub struct RegistryFacts {
     /// Its name for people.
     pub name: String,
     /// How to change it by hand.
     pub commands: Arc<dyn RegistryCommands>,
+    /// The network configuration.
     pub config: ConfigFact,
     /// All leases, if they were read.
     pub leases: Option<Snapshot>,
+    /// The clock of the registry, if it tells the time.
     pub clock: Option<ClockReading>,
     /// The certificates that the agent reaches it with and that can be read.
     pub certificates: Vec<Certificate>,
@@ -111,15 +113,15 @@ pub struct Certificate {
     pub path: PathBuf,
     /// The file of its key, if it is the agent's own.
     pub key: Option<PathBuf>,
-    /// Whose it is (RFC 4514), such as `CN=etcd-1`.
+    /// The subject (RFC 4514), such as `CN=etcd-1`.
     pub subject: String,
-    /// It is good from then on.
+    /// The start of its validity.
     pub not_before: SystemTime,
-    /// It is good until then.
+    /// The end of its validity.
     pub not_after: SystemTime,
 }
 
-/// What became of reading the network configuration.
+/// The result of reading the network configuration.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ConfigFact {
     /// Options about the registry are wrong.
@@ -136,55 +138,58 @@ pub enum ConfigFact {
     Valid(NetworkConfig),
 }
 
-/// What time it is at the registry.
+/// The clock of the registry.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ClockReading {
+    /// The member that was asked.
     pub member: String,
+    /// Its time.
     pub there: SystemTime,
-    /// When it was asked, and when it had answered.
+    /// The time of this host at the request.
     pub asked: SystemTime,
+    /// The time of this host at the response.
     pub answered: SystemTime,
 }
 
-/// What is left of an earlier run.
+/// The files of an earlier run.
 #[derive(Clone, Debug, Default)]
-pub struct Memory {
+pub(crate) struct CachedFiles {
     /// The text of `subnet.env`.
-    pub subnet_file: Option<String>,
+    pub(crate) subnet_file: Option<String>,
     /// The network as it was.
-    pub network: Option<CachedNetwork>,
+    pub(crate) network: Option<CachedNetwork>,
     /// The id of the host.
-    pub node: Option<NodeId>,
+    pub(crate) node: Option<NodeId>,
 }
 
-/// The network of the host, as far as it is known.
+/// The network of the host.
 #[derive(Clone, Debug)]
-pub struct Network {
-    pub config: NetworkConfig,
+pub(crate) struct Network {
+    pub(crate) config: NetworkConfig,
     /// The host's lease in the registry, or in memory if the registry does not answer.
-    pub own: Option<Lease>,
+    pub(crate) own: Option<Lease>,
     /// The tunnel devices that there should be.
-    pub devices: Vec<TunnelDevice>,
+    pub(crate) devices: Vec<TunnelDevice>,
     /// The largest packet, in bytes, that a container may send.
-    pub mtu: u32,
+    pub(crate) mtu: u32,
     /// The UDP ports of the tunnel.
-    pub ports: Vec<u16>,
+    pub(crate) ports: Vec<u16>,
     /// What `subnet.env` should say.
-    pub subnet_file: Option<String>,
+    pub(crate) subnet_file: Option<String>,
 }
 
-/// Another host.
+/// A peer.
 #[derive(Clone, Debug)]
-pub struct Peer {
-    pub lease: Arc<Lease>,
+pub(crate) struct Peer {
+    pub(crate) lease: Arc<Lease>,
     /// By which link packets to its public address leave; none if there is no route.
-    pub leaves_by: Option<u32>,
-    pub answer: Answer,
+    pub(crate) leaves_by: Option<u32>,
+    pub(crate) answer: HostResponse,
 }
 
 /// Whether a host is there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Answer {
+pub(crate) enum HostResponse {
     /// It answered.
     Alive,
     /// The link, or a router, says that there is no such host.
@@ -195,71 +200,71 @@ pub enum Answer {
 
 /// A UDP socket.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Socket {
-    pub address: IpAddr,
-    pub port: u16,
-    /// Whose it is, process id and name; the kernel's own are nobody's.
-    pub owner: Option<(u32, String)>,
+pub(crate) struct Socket {
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    /// The process ID and name of the owner; the kernel's sockets have none.
+    pub(crate) owner: Option<(u32, String)>,
 }
 
-/// What the host's packet filters do.
+/// The effects of the host's packet filters.
 #[derive(Clone, Debug, Default)]
-pub struct Firewall {
+pub(crate) struct Firewall {
     /// The rules in the way of the network's packets.
-    pub blocking_rules: Vec<(Packet, BlockingRule)>,
+    pub(crate) blocking_rules: Vec<(Packet, BlockingRule)>,
     /// Our own rules that are not there.
-    pub missing: Vec<MissingRules>,
+    pub(crate) missing: Vec<MissingRules>,
     /// The package whose program is needed and is not installed.
-    pub lacks: Option<String>,
+    pub(crate) lacks: Option<String>,
     /// Which table iptables does not show, as far as our rules are concerned.
-    pub not_shown: Option<String>,
+    pub(crate) not_shown: Option<String>,
     /// Why rules could not be read.
-    pub failures: Vec<String>,
+    pub(crate) failures: Vec<String>,
     /// Whether kube-proxy keeps rules here.
-    pub has_kube_proxy: bool,
+    pub(crate) has_kube_proxy: bool,
     /// Whether ufw does.
-    pub has_ufw: bool,
+    pub(crate) has_ufw: bool,
 }
 
-/// A link that somebody else looks after.
+/// A link that a network manager manages.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ManagedLink {
-    pub manager: Manager,
-    pub link: String,
+pub(crate) struct ManagedLink {
+    pub(crate) manager: Manager,
+    pub(crate) link: String,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Manager {
+pub(crate) enum Manager {
     Networkd,
     NetworkManager,
 }
 
 impl Facts {
-    pub fn link(&self, name: &str) -> Option<&Link> {
+    pub(crate) fn link(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| link.name == name)
     }
 
-    pub fn link_name(&self, index: u32) -> &str {
+    pub(crate) fn link_name(&self, index: u32) -> &str {
         self.links.iter().find(|link| link.index == index).map_or("?", |link| &link.name)
     }
 
-    pub fn sysctl(&self, path: &str) -> Option<&str> {
+    pub(crate) fn sysctl(&self, path: &str) -> Option<&str> {
         self.sysctls.get(path).map(String::as_str)
     }
 
     /// The tunnel devices that are there.
-    pub fn devices(&self) -> impl Iterator<Item = &Link> {
+    pub(crate) fn devices(&self) -> impl Iterator<Item = &Link> {
         let wanted = self.network.iter().flat_map(|network| &network.devices);
         wanted.filter_map(|device| self.link(&device.name))
     }
 
     /// The host's own lease.
-    pub fn own(&self) -> Option<&Lease> {
+    pub(crate) fn own(&self) -> Option<&Lease> {
         self.network.as_ref()?.own.as_ref()
     }
 
     /// The bridges of the host's pods: those that have an address in its subnet.
-    pub fn pod_bridges(&self) -> impl Iterator<Item = &Link> {
+    pub(crate) fn pod_bridges(&self) -> impl Iterator<Item = &Link> {
         let is_pods = |link: &&Link| {
             link.kind == flannel_netlink::LinkKind::Bridge
                 && self.addresses.iter().any(|address| {
@@ -271,7 +276,7 @@ impl Facts {
     }
 
     /// By which link packets to an address inside the network leave, as far as the routes of the main table say.
-    pub fn way_to(&self, address: IpAddr) -> Option<String> {
+    pub(crate) fn way_to(&self, address: IpAddr) -> Option<String> {
         let fits =
             |route: &&Route| route.destination.contains(&address) && route.destination.prefix_len() > 0;
         let best = self.routes.iter().filter(fits).max_by_key(|route| route.destination.prefix_len())?;
@@ -279,14 +284,14 @@ impl Facts {
     }
 
     /// Tells whether the daemon runs.
-    pub fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         self.own_daemon.is_some()
     }
 }
 
 /// Of two leases that cannot both be right, the one that goes: not the host's own, or else the one that was written
 /// first.
-pub fn leftover<'l>(facts: &Facts, one: &'l Lease, other: &'l Lease) -> &'l Lease {
+pub(crate) fn leftover<'l>(facts: &Facts, one: &'l Lease, other: &'l Lease) -> &'l Lease {
     let own = facts.own().map(|own| own.subnet);
     if own == Some(one.subnet) || (own != Some(other.subnet) && other.revision < one.revision) {
         other
@@ -388,7 +393,7 @@ pub(super) mod tests {
                 clock: None,
                 certificates: Vec::new(),
             },
-            memory: Memory::default(),
+            memory: CachedFiles::default(),
             network: Some(network),
             peers: Vec::new(),
             plan: None,

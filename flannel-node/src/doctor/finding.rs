@@ -1,18 +1,20 @@
-//! What doctor finds: which fault, why it matters, and what cures it.
+//! Findings: a fault, why it matters, and its cure.
 
 use serde::Serialize;
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// It works, and somebody should look before it does not.
+    /// It works, but may fail later.
     Warning,
-    /// Traffic is lost, or the daemon cannot do its work.
+    /// Traffic is lost, or the daemon fails.
     Error,
 }
 
 impl Severity {
+    /// Returns the name in lower case.
+    #[must_use]
     pub fn word(self) -> &'static str {
         match self {
             Self::Warning => "warning",
@@ -21,70 +23,83 @@ impl Severity {
     }
 }
 
-/// A fault that doctor knows.
+/// A kind of fault.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Fault {
-    /// Its name, which stays.
+    /// The stable name.
     pub id: &'static str,
+    /// The severity.
     pub severity: Severity,
     /// Why it matters.
     pub why: &'static str,
 }
 
 impl Fault {
+    /// Defines an error.
+    #[must_use]
     pub const fn error(id: &'static str, why: &'static str) -> Self {
         Self { id, severity: Severity::Error, why }
     }
 
+    /// Defines a warning.
+    #[must_use]
     pub const fn warning(id: &'static str, why: &'static str) -> Self {
         Self { id, severity: Severity::Warning, why }
     }
 
-    /// Says that it was found.
+    /// Creates a finding of this fault.
     pub fn found(&'static self, what: impl Into<String>, cure: Cure) -> Finding {
         let Self { id, severity, why } = *self;
         Finding { id, severity, what: what.into(), why, cure }
     }
 }
 
-/// A fault that was found.
+/// A fault of this host.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Finding {
+    /// The stable name of the fault.
     pub id: &'static str,
+    /// The severity.
     pub severity: Severity,
-    /// What was found, on which object.
+    /// The faulty object and its state.
     pub what: String,
+    /// Why it matters.
     pub why: &'static str,
+    /// What to do.
     pub cure: Cure,
 }
 
-/// What to do. Words in capitals stand for what only the operator knows.
+/// What to do about a finding. Words in capitals are for the operator to fill in.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Cure {
-    /// Lines for a shell, all of them, with the rights of root.
+    /// Commands for a shell of root, to be run in order.
     pub commands: Vec<String>,
-    /// Flags to start the daemon with, and doctor.
+    /// Flags for the daemon and for doctor.
     pub flags: Vec<String>,
-    /// Lines for a shell so that it stays cured when the host starts again.
+    /// Commands for a shell of root that make the cure permanent across reboots.
     pub lasting: Vec<String>,
 }
 
 impl Cure {
+    /// Creates a cure of commands.
     pub fn run<T: Into<String>>(commands: impl IntoIterator<Item = T>) -> Self {
         Self { commands: commands.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
+    /// Creates a cure of flags for the daemon.
     pub fn start_with<T: Into<String>>(flags: impl IntoIterator<Item = T>) -> Self {
         Self { flags: flags.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
+    /// Adds commands that make the cure permanent.
+    #[must_use]
     pub fn lasting<T: Into<String>>(self, lines: impl IntoIterator<Item = T>) -> Self {
         Self { lasting: lines.into_iter().map(Into::into).collect(), ..self }
     }
 
-    /// Sets a kernel setting, given as its path below `/proc/sys`, and keeps it.
+    /// Creates a cure that sets a kernel setting, given as its path below `/proc/sys`, permanently.
     pub fn sysctl(path: &str, value: u32) -> Self {
-        // A device may have a dot in its name, which sysctl(8) wants as a slash then.
+        // sysctl(8) expects a slash for a dot in a device name.
         let name: Vec<String> = path.split('/').map(|part| part.replace('.', "/")).collect();
         let line = format!("{}={value}", name.join("."));
         Self::run([format!("sysctl -w {line}")])
@@ -92,7 +107,7 @@ impl Cure {
     }
 }
 
-/// A word for a shell, in quotes if it needs them.
+/// Quotes a word for a shell if necessary.
 pub fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {

@@ -1,4 +1,4 @@
-//! Reading what doctor judges by. Nothing is written, and whatever cannot be read is left out.
+//! Reads the facts about a host. Nothing is written; facts that cannot be read are missing.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use flannel_core::{
 use flannel_netlink::{IpFamily, LinkKind, Namespace, Netlink, Route, RouteFilter};
 use flannel_registry::CachedNetwork;
 
-use super::facts::{ConfigFact, Facts, Firewall, Kernel, Memory, Network, RegistryFacts, RunningAgent};
+use super::facts::{CachedFiles, ConfigFact, Facts, Firewall, Kernel, Network, RegistryFacts, RunningAgent};
 use super::profile::AgentProfile;
 use crate::backends::BackendRegistry;
 use crate::plan::{own_lease, read_node_id};
@@ -29,7 +29,11 @@ mod sockets;
 
 pub use agents::running as running_agents;
 
-/// Reads everything. `all` are the daemons that run here.
+/// Reads the facts about this host. `all` are the running agents; the one that `options` describe is examined.
+///
+/// # Errors
+///
+/// One line if the network of the host cannot be read.
 pub async fn read(
     options: AgentProfile,
     backends: &BackendRegistry,
@@ -81,7 +85,7 @@ fn wall_clock() -> SystemTime {
     SystemTime::now()
 }
 
-/// Reads what it takes the network to know for.
+/// Reads the facts that depend on the network.
 async fn look_closer(namespace: &Namespace, facts: &mut Facts) {
     find_tun(facts);
     let leases = facts.registry.leases.iter().flat_map(|leases| &leases.leases);
@@ -100,7 +104,7 @@ async fn look_closer(namespace: &Namespace, facts: &mut Facts) {
     facts.firewall = firewall::look(namespace, facts).await;
 }
 
-/// Tells the daemon that the flags are of from the others.
+/// Separates the agent with these options from the others.
 fn split(options: &AgentProfile, mut all: Vec<RunningAgent>) -> (Option<RunningAgent>, Vec<RunningAgent>) {
     let is_own =
         |daemon: &RunningAgent| daemon.options.as_ref().is_ok_and(|other| other.is_same_network(options));
@@ -112,7 +116,7 @@ fn split(options: &AgentProfile, mut all: Vec<RunningAgent>) -> (Option<RunningA
     (own, all)
 }
 
-/// Finds out which devices the networks of other daemons have.
+/// Adds the devices of the other agents' networks.
 async fn with_devices(
     mut daemons: Vec<RunningAgent>,
     backends: &BackendRegistry,
@@ -146,7 +150,7 @@ fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, flannel_netlink::Error> {
 fn external(
     options: &AgentProfile,
     registry: &RegistryFacts,
-    memory: &Memory,
+    memory: &CachedFiles,
 ) -> Result<ExternalInterface, String> {
     let config = if let ConfigFact::Valid(config) = &registry.config {
         Some(config)
@@ -156,12 +160,12 @@ fn external(
     (options.external)(config)
 }
 
-/// Puts together what is known of the network.
+/// Derives the network from the registry, or else from the cache.
 fn network(
     options: &AgentProfile,
     backends: &BackendRegistry,
     registry: &RegistryFacts,
-    memory: &Memory,
+    memory: &CachedFiles,
     external: &Result<ExternalInterface, String>,
 ) -> Option<Network> {
     let remembered = memory.network.as_ref();
@@ -195,7 +199,7 @@ pub(super) fn data_path(
     backends.get(&config.backend.name)?.data_path(config, external)
 }
 
-/// Finds the TUN device of the network, whose name the kernel chose.
+/// Finds the TUN device of the network; the kernel chose its name.
 fn find_tun(facts: &mut Facts) {
     let uses_tun = |name: &str| {
         let backend = facts.backends.find(name);
@@ -216,7 +220,7 @@ fn find_tun(facts: &mut Facts) {
     }
 }
 
-/// Asks the daemon that runs, if it has a socket for that.
+/// Returns the number of peers that the running agent keeps although they left.
 fn held_peers(facts: &Facts) -> usize {
     let options = facts.own_daemon.as_ref().and_then(|daemon| daemon.options.as_ref().ok());
     let socket = options.and_then(|options| options.status_socket.as_deref());
@@ -224,9 +228,9 @@ fn held_peers(facts: &Facts) -> usize {
     report.map_or(0, |report| report.network.peers.held)
 }
 
-/// Reads what earlier runs left.
-fn memory(options: &AgentProfile) -> Memory {
+/// Reads the files of earlier runs.
+fn memory(options: &AgentProfile) -> CachedFiles {
     let network = CachedNetwork::read(&options.cache, options.registry.cache_key()).ok().flatten();
     let subnet_file = fs::read_to_string(&options.subnet_file).ok();
-    Memory { subnet_file, network, node: read_node_id(&options.node_id).ok().flatten() }
+    CachedFiles { subnet_file, network, node: read_node_id(&options.node_id).ok().flatten() }
 }

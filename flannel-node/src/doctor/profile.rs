@@ -68,7 +68,11 @@ pub trait AgentRegistry: fmt::Debug + Send + Sync {
     async fn config(&self) -> Option<NetworkConfig> {
         match self.read().await.config {
             ConfigFact::Valid(config) => Some(config),
-            _ => None,
+            ConfigFact::BadOptions(..)
+            | ConfigFact::Silent(..)
+            | ConfigFact::Refused(..)
+            | ConfigFact::Missing
+            | ConfigFact::Invalid(_) => None,
         }
     }
 }

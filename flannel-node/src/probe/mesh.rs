@@ -1,4 +1,4 @@
-//! The mesh in the background: the daemon asks its peers in turn, and answers theirs.
+//! The background probes: each peer in turn, and the responder for their probes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -11,18 +11,18 @@ use tokio::time::sleep_until;
 use tracing::{info, warn};
 
 use super::history::History;
-use super::order::{Order, pace};
-use super::path::{Measured, Plan};
+use super::order::{Schedule, pace};
+use super::path::{PathMeasurement, ProbePlan};
 use super::results::MeshResults;
-use super::site::{Own, ProbeTarget, Site, Thoroughness};
-use super::wire::{Responder, Wire};
+use super::site::{ProbeSource, ProbeTarget, Site, Thoroughness};
+use super::wire::{ProbeSockets, Responder};
 use crate::backends::BackendRegistry;
 use crate::text::subnets;
 
-/// How to probe in the background.
+/// The options of the background probes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct MeshOptions {
-    /// How often each peer has its turn, if the budget allows.
+    /// The interval between the turns of a peer, within the budget.
     pub interval: Duration,
     /// The UDP port of all responders.
     pub port: u16,
@@ -35,10 +35,10 @@ impl Default for MeshOptions {
     }
 }
 
-/// How often the peers are read: a network of thousands is read within a millisecond.
+/// How often the peers are read; a network of thousands takes a millisecond.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// So many turns overlap at most; each takes some seconds if the peer is silent or small packets alone come through.
+/// The maximum number of concurrent turns; a turn of a silent peer takes seconds.
 const AT_ONCE: usize = 64;
 
 /// Probes the peers of a network in the background, and answers their probes.
@@ -77,10 +77,10 @@ impl Mesh {
                 reported = failed;
             }
             info!("Probing {} peers, each every {:?} at most", site.peers.len(), self.options.interval);
-            let wire = Wire::open(&site.own, self.options.port);
+            let wire = ProbeSockets::open(&site.own, self.options.port);
             let prober = Prober { mesh: &self, wire: &wire, responder: &responder };
             tokio::select! {
-                // First what was heard: a daemon that had no turn for long takes no answer for lost that came in time.
+                // Answers first: after a delay of this process, an answer that arrived in time must not count as lost.
                 biased;
                 never = wire.listen() => match never {},
                 never = responder.serve() => match never {},
@@ -97,20 +97,20 @@ impl Mesh {
 /// A mesh with the sockets for this host's current addresses.
 struct Prober<'a> {
     mesh: &'a Mesh,
-    wire: &'a Wire,
+    wire: &'a ProbeSockets,
     responder: &'a Responder,
 }
 
 impl Prober<'_> {
-    /// Asks until this host's own addresses change.
+    /// Probes until this host's addresses change.
     async fn ask(&self, site: Site) {
-        let mut order = Order::new(fastrand::u64(..));
+        let mut order = Schedule::new(fastrand::u64(..));
         let (own, mut peers) = (site.own.clone(), self.take_in(site, &mut order));
         let mut turns = FuturesUnordered::new();
-        // A turn in an outage takes seconds. One that ran beside it and ended after it would report the same outage as loss.
+        // A second concurrent turn of a peer would report an outage as packet loss.
         let mut asked = BTreeSet::new();
         let mut look_at = tokio::time::Instant::now() + LOOK_EVERY;
-        // Hosts that start together do not ask together.
+        // Hosts that start together begin at different times.
         let mut turn_at = tokio::time::Instant::now()
             + pace(self.mesh.options.interval, peers.len()).mul_f64(fastrand::f64() / 4.0);
         loop {
@@ -140,7 +140,7 @@ impl Prober<'_> {
         }
     }
 
-    fn take_in(&self, site: Site, order: &mut Order) -> BTreeMap<SubnetKey, ProbeTarget> {
+    fn take_in(&self, site: Site, order: &mut Schedule) -> BTreeMap<SubnetKey, ProbeTarget> {
         let inside: BTreeSet<_> = site
             .peers
             .iter()
@@ -158,8 +158,8 @@ impl Prober<'_> {
         peers
     }
 
-    /// Plans the turn of a peer.
-    fn plans(&self, peer: &ProbeTarget, own: &Own) -> Vec<Plan> {
+    /// Plans a turn of a peer.
+    fn plans(&self, peer: &ProbeTarget, own: &ProbeSource) -> Vec<ProbePlan> {
         let mut results = self.mesh.results.lock();
         let history = results.peers.entry(peer.subnet).or_insert_with(History::new);
         let sizes = history.wants_sizes();
@@ -169,12 +169,13 @@ impl Prober<'_> {
         plans
     }
 
-    fn note(&self, subnet: SubnetKey, measured: Vec<Measured>, own: &Own) {
+    fn note(&self, subnet: SubnetKey, measured: Vec<PathMeasurement>, own: &ProbeSource) {
         let mut results = self.mesh.results.lock();
-        let count = |of: fn(&Measured) -> u32| measured.iter().map(|path| u64::from(of(path))).sum::<u64>();
+        let count =
+            |of: fn(&PathMeasurement) -> u32| measured.iter().map(|path| u64::from(of(path))).sum::<u64>();
         results.sent += count(|path| path.sent);
         results.lost += count(|path| path.lost);
-        // One that left meanwhile is forgotten.
+        // The peer may have left meanwhile.
         let Some(history) = results.peers.get_mut(&subnet) else { return };
         let before = history.probe().verdict;
         history.add(measured, &own.context, Instant::now());
@@ -189,7 +190,11 @@ impl Prober<'_> {
     }
 }
 
-/// One turn of a peer: all its paths at once.
-async fn turn(wire: &Wire, subnet: SubnetKey, plans: Vec<Plan>) -> (SubnetKey, Vec<Measured>) {
+/// Runs a turn of a peer: all its paths at once.
+async fn turn(
+    wire: &ProbeSockets,
+    subnet: SubnetKey,
+    plans: Vec<ProbePlan>,
+) -> (SubnetKey, Vec<PathMeasurement>) {
     (subnet, join_all(plans.into_iter().map(|plan| wire.measure(plan))).await)
 }

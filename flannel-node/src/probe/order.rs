@@ -1,32 +1,31 @@
-//! Whose turn it is in the background mesh, and when. Pure.
+//! The schedule of the background probes.
 //!
-//! Each round deals out all peers in an order of its own, so that hosts that start together do not all ask the same one.
-//! The pace is that of the interval, up to a budget: a host sends the same however large its network is, a round then
-//! takes longer.
+//! Each round has a random order, so that hosts that start together do not all probe the same peer. The rate is bounded: in
+//! a large network a round takes longer than the interval.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flannel_core::SubnetKey;
 
-/// So many peers have their turn in a second at most. Each host is asked by the others as often as it asks them.
+/// The maximum number of turns per second. A host is probed as often as it probes others.
 pub(super) const TURNS_A_SECOND: u32 = 10;
 
-/// The peers that had no turn yet in this round.
+/// The order of the peers in the current round.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct Schedule {
     peers: Vec<SubnetKey>,
-    /// The first ones had their turn.
+    /// The number of peers that had their turn.
     dealt: usize,
     random: fastrand::Rng,
 }
 
-impl Order {
+impl Schedule {
     pub(super) fn new(seed: u64) -> Self {
         Self { peers: Vec::new(), dealt: 0, random: fastrand::Rng::with_seed(seed) }
     }
 
-    /// Says who there is. Those that come have their turn in this round yet, and first: nothing is known of them.
+    /// Sets the peers. New ones have the next turns.
     pub(super) fn set(&mut self, peers: &BTreeSet<SubnetKey>) {
         let mut kept = Vec::with_capacity(peers.len());
         let mut dealt = 0;
@@ -41,7 +40,7 @@ impl Order {
         (self.peers, self.dealt) = (kept, dealt);
     }
 
-    /// Says whose turn it is.
+    /// Returns the peer whose turn it is.
     pub(super) fn next(&mut self) -> Option<SubnetKey> {
         if self.dealt >= self.peers.len() {
             self.random.shuffle(&mut self.peers);
@@ -53,7 +52,7 @@ impl Order {
     }
 }
 
-/// The time between two turns, for so many peers each of which shall have one in every `interval`.
+/// Returns the pause between two turns so that each peer has one per `interval`, within the budget.
 pub(super) fn pace(interval: Duration, peers: usize) -> Duration {
     let peers = u32::try_from(peers.max(1)).unwrap_or(u32::MAX);
     (interval / peers).max(Duration::from_secs(1) / TURNS_A_SECOND)
@@ -70,7 +69,7 @@ mod tests {
     #[test]
     fn each_round_has_every_peer_once_and_an_order_of_its_own() {
         let all = peers(0..100);
-        let mut order = Order::new(7);
+        let mut order = Schedule::new(7);
         order.set(&all);
         let mut round = || (0..100).map(|_| order.next().expect("a peer")).collect::<Vec<_>>();
         let (first, second) = (round(), round());
@@ -78,14 +77,14 @@ mod tests {
         for round in [&first, &second] {
             assert_eq!(round.iter().copied().collect::<BTreeSet<_>>(), all);
         }
-        let mut other = Order::new(8);
+        let mut other = Schedule::new(8);
         other.set(&all);
         assert_ne!(other.next(), Some(first[0]), "another host begins with another one");
     }
 
     #[test]
     fn peers_that_come_are_next_and_those_that_leave_have_no_turn() {
-        let mut order = Order::new(7);
+        let mut order = Schedule::new(7);
         assert_eq!(order.next(), None);
         order.set(&peers(0..10));
         let had: Vec<_> = (0..5).filter_map(|_| order.next()).collect();

@@ -1,8 +1,8 @@
-//! How one way to a peer is measured: what to ask next, given what was answered. Pure.
+//! The measurement of one path to a peer: chooses the next probe from the results so far.
 //!
-//! 1. A small question, by each means until one is answered; from then on by that one.
-//! 2. As many more as were asked for. A way on which nothing is answered is given up after [`SILENT_AFTER`].
-//! 3. If the size is wanted: a packet as large as the device allows, and if that does not come through, halves between.
+//! 1. A small probe by each means until one is answered, then by that means only.
+//! 2. As many more as planned. A path without answers is given up after [`SILENT_AFTER`].
+//! 3. If the plan includes the size: a packet of the device's MTU, and if that is lost, a binary search.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,62 +11,62 @@ use flannel_core::{ProbeMeans, ProbeSide};
 
 use super::packet::smallest;
 
-/// So many questions without any answer say that there will be none.
+/// The number of lost probes after which a path counts as silent.
 const SILENT_AFTER: u32 = 3;
 
-/// How long an answer to a small question is waited for: the longest way on earth takes half of it.
+/// The timeout of a small probe: twice the longest round trip on earth.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A packet of some size is sent so often before it counts as too large.
+/// The number of probes of a size that must be lost before the size counts as too large.
 const TRIES: u32 = 2;
 
-/// What to measure.
+/// A plan for measuring a path.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Plan {
+pub(super) struct ProbePlan {
     pub(super) side: ProbeSide,
     pub(super) address: IpAddr,
-    /// How to ask, the best first; not empty.
+    /// The means, in order of preference; not empty.
     pub(super) means: Vec<ProbeMeans>,
-    /// So many answers are enough.
+    /// The number of answers that are enough.
     pub(super) enough: u32,
-    /// So many small questions are sent at most.
+    /// The maximum number of small probes.
     pub(super) most: u32,
-    /// The time between two of them.
+    /// The pause between two of them.
     pub(super) pause: Duration,
-    /// The MTU of the device by which the way begins; none if the size is not to be measured.
+    /// The MTU of the first device of the path; `None` if the size is not measured.
     pub(super) device_mtu: Option<u32>,
 }
 
-/// What to send next.
+/// The next probe.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Question {
-    /// The time to wait before.
+pub(super) struct ProbeRequest {
+    /// The pause before it.
     pub(super) after: Duration,
     pub(super) by: ProbeMeans,
     /// The size of the IP packet, in bytes.
     pub(super) size: u32,
-    /// How long to wait for the answer.
+    /// The timeout.
     pub(super) patience: Duration,
 }
 
-/// What became of a question.
+/// The result of a probe.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Outcome {
-    /// It was answered after this time.
+pub(super) enum ProbeResult {
+    /// The peer answered after this time.
     Answered(Duration),
-    /// It was not.
+    /// No answer arrived in time.
     Lost,
-    /// It is larger than the device allows.
+    /// The packet exceeds the device's MTU.
     TooLarge,
-    /// This host could not send it.
+    /// This host failed to send it, for this reason.
     Refused(String),
 }
 
-/// A way that is being measured.
+/// A measurement in progress.
 #[derive(Clone, Debug)]
-pub(super) struct Measuring {
-    plan: Plan,
-    /// Which means is used, by its place in the plan, and whether it was answered.
+pub(super) struct PathProbe {
+    plan: ProbePlan,
+    /// The index of the current means in the plan, and whether the peer answers it.
     means: usize,
     is_proven: bool,
     pub(super) sent: u32,
@@ -76,48 +76,48 @@ pub(super) struct Measuring {
     sizes: Option<Sizes>,
 }
 
-/// Between which sizes the largest is that comes through.
+/// The bounds of the path MTU.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
-    /// It comes through.
+    /// The largest size that was answered.
     passes: u32,
-    /// It does not, or is one more than the device allows.
+    /// The smallest size that was lost, or the device's MTU plus one.
     fails: u32,
-    /// What is tried now, and how often it was.
+    /// The size under test, and the number of attempts.
     trying: u32,
     tries: u32,
 }
 
-/// What was measured.
+/// The measurement of a path.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Measured {
+pub(super) struct PathMeasurement {
     pub(super) side: ProbeSide,
     pub(super) address: IpAddr,
     pub(super) by: ProbeMeans,
     pub(super) sent: u32,
     pub(super) lost: u32,
-    /// The mean time that question and answer took.
+    /// The mean round-trip time.
     pub(super) round_trip: Option<Duration>,
-    /// The largest packet that came through.
+    /// The largest packet that was answered.
     pub(super) path_mtu: Option<u32>,
     pub(super) device_mtu: Option<u32>,
     pub(super) error: Option<String>,
 }
 
-impl Measuring {
-    pub(super) fn new(plan: Plan) -> Self {
+impl PathProbe {
+    pub(super) fn new(plan: ProbePlan) -> Self {
         let took = Duration::ZERO;
         Self { plan, means: 0, is_proven: false, sent: 0, lost: 0, took, error: None, sizes: None }
     }
 
-    /// Says what to send next; nothing if all is known.
-    pub(super) fn next(&self) -> Option<Question> {
+    /// Returns the next probe; `None` if the measurement is complete.
+    pub(super) fn next(&self) -> Option<ProbeRequest> {
         let by = *self.plan.means.get(self.means)?;
         if let Some(sizes) = self.sizes {
             let is_known = sizes.passes + 1 >= sizes.fails;
             let patience = self.round_trip().map_or(PATIENCE, |time| time * 8);
             let patience = patience.clamp(PATIENCE / 4, PATIENCE);
-            return (!is_known).then_some(Question {
+            return (!is_known).then_some(ProbeRequest {
                 after: Duration::ZERO,
                 by,
                 size: sizes.trying,
@@ -128,30 +128,32 @@ impl Measuring {
         let is_silent = self.answered() == 0 && self.lost >= SILENT_AFTER;
         let after = if self.sent == 0 { Duration::ZERO } else { self.plan.pause };
         let size = smallest(self.plan.address);
-        (!is_enough && !is_silent).then_some(Question { after, by, size, patience: PATIENCE })
+        (!is_enough && !is_silent).then_some(ProbeRequest { after, by, size, patience: PATIENCE })
     }
 
-    /// Takes in what became of the question.
-    pub(super) fn hear(&mut self, outcome: Outcome) {
+    /// Records the result of the last probe.
+    pub(super) fn hear(&mut self, outcome: ProbeResult) {
         if self.sizes.is_some() {
             self.hear_size(&outcome);
             return;
         }
         match outcome {
-            Outcome::Answered(time) => {
+            ProbeResult::Answered(time) => {
                 self.is_proven = true;
                 self.error = None;
                 self.took += time;
                 self.sent += 1;
             }
-            // Whether the peer hears this kind of question at all is not known yet.
-            Outcome::Lost | Outcome::TooLarge | Outcome::Refused(_)
+            // The peer may not answer this means at all.
+            ProbeResult::Lost | ProbeResult::TooLarge | ProbeResult::Refused(_)
                 if !self.is_proven && self.means + 1 < self.plan.means.len() =>
             {
                 self.means += 1;
             }
-            Outcome::Lost | Outcome::TooLarge => (self.sent, self.lost) = (self.sent + 1, self.lost + 1),
-            Outcome::Refused(why) => {
+            ProbeResult::Lost | ProbeResult::TooLarge => {
+                (self.sent, self.lost) = (self.sent + 1, self.lost + 1)
+            }
+            ProbeResult::Refused(why) => {
                 (self.sent, self.lost) = (self.sent + 1, self.lost + 1);
                 self.error = Some(why);
             }
@@ -165,13 +167,13 @@ impl Measuring {
         }
     }
 
-    fn hear_size(&mut self, outcome: &Outcome) {
+    fn hear_size(&mut self, outcome: &ProbeResult) {
         let Some(sizes) = &mut self.sizes else { return };
         sizes.tries += 1;
         match outcome {
-            Outcome::Answered(_) => sizes.passes = sizes.trying,
-            Outcome::Lost | Outcome::Refused(_) if sizes.tries < TRIES => return,
-            Outcome::Lost | Outcome::Refused(_) | Outcome::TooLarge => sizes.fails = sizes.trying,
+            ProbeResult::Answered(_) => sizes.passes = sizes.trying,
+            ProbeResult::Lost | ProbeResult::Refused(_) if sizes.tries < TRIES => return,
+            ProbeResult::Lost | ProbeResult::Refused(_) | ProbeResult::TooLarge => sizes.fails = sizes.trying,
         }
         (sizes.trying, sizes.tries) = (sizes.passes.midpoint(sizes.fails), 0);
     }
@@ -184,11 +186,11 @@ impl Measuring {
         self.took.checked_div(self.answered())
     }
 
-    /// Tells what was measured.
-    pub(super) fn finish(self) -> Measured {
+    /// Returns the measurement.
+    pub(super) fn finish(self) -> PathMeasurement {
         let round_trip = self.round_trip();
         let Self { plan, means, sent, lost, error, sizes, .. } = self;
-        Measured {
+        PathMeasurement {
             side: plan.side,
             address: plan.address,
             by: plan.means.get(means).copied().unwrap_or(ProbeMeans::Icmp),
@@ -206,8 +208,8 @@ impl Measuring {
 mod tests {
     use super::*;
 
-    fn plan(enough: u32, most: u32, device_mtu: Option<u32>) -> Plan {
-        Plan {
+    fn plan(enough: u32, most: u32, device_mtu: Option<u32>) -> ProbePlan {
+        ProbePlan {
             side: ProbeSide::Inside,
             address: IpAddr::from([10, 5, 2, 0]),
             means: vec![ProbeMeans::Udp, ProbeMeans::Icmp],
@@ -220,9 +222,12 @@ mod tests {
 
     const TIME: Duration = Duration::from_millis(2);
 
-    /// Measures a way that treats questions so, and tells how many were asked.
-    fn measure(plan: Plan, mut world: impl FnMut(Question) -> Outcome) -> (Measured, u32) {
-        let mut measuring = Measuring::new(plan);
+    /// Measures a simulated path, and returns the number of probes.
+    fn measure(
+        plan: ProbePlan,
+        mut world: impl FnMut(ProbeRequest) -> ProbeResult,
+    ) -> (PathMeasurement, u32) {
+        let mut measuring = PathProbe::new(plan);
         let mut asked = 0;
         while let Some(question) = measuring.next() {
             asked += 1;
@@ -234,17 +239,17 @@ mod tests {
 
     #[test]
     fn a_good_way_costs_one_question_and_one_more_for_its_size() {
-        let (measured, asked) = measure(plan(1, 3, Some(1450)), |_| Outcome::Answered(TIME));
+        let (measured, asked) = measure(plan(1, 3, Some(1450)), |_| ProbeResult::Answered(TIME));
         assert_eq!((measured.path_mtu, asked), (Some(1450), 2));
         assert_eq!((measured.sent, measured.lost, measured.round_trip), (1, 0, Some(TIME)));
-        let (measured, asked) = measure(plan(1, 3, None), |_| Outcome::Answered(TIME));
+        let (measured, asked) = measure(plan(1, 3, None), |_| ProbeResult::Answered(TIME));
         assert_eq!((measured.path_mtu, asked), (None, 1));
     }
 
     #[test]
     fn a_peer_without_a_responder_is_asked_by_icmp_and_nothing_counts_as_lost() {
-        let by_icmp = |question: Question| {
-            if question.by == ProbeMeans::Icmp { Outcome::Answered(TIME) } else { Outcome::Lost }
+        let by_icmp = |question: ProbeRequest| {
+            if question.by == ProbeMeans::Icmp { ProbeResult::Answered(TIME) } else { ProbeResult::Lost }
         };
         let (measured, asked) = measure(plan(5, 5, None), by_icmp);
         assert_eq!((measured.by, measured.sent, measured.lost, asked), (ProbeMeans::Icmp, 5, 0, 6));
@@ -255,12 +260,12 @@ mod tests {
         let mut n = 0;
         let (measured, _) = measure(plan(9, 9, None), |_| {
             n += 1;
-            if n % 3 == 0 { Outcome::Lost } else { Outcome::Answered(TIME) }
+            if n % 3 == 0 { ProbeResult::Lost } else { ProbeResult::Answered(TIME) }
         });
         assert_eq!((measured.by, measured.sent, measured.lost), (ProbeMeans::Udp, 9, 3));
-        let (measured, asked) = measure(plan(9, 9, Some(1450)), |_| Outcome::Lost);
+        let (measured, asked) = measure(plan(9, 9, Some(1450)), |_| ProbeResult::Lost);
         assert_eq!((measured.sent, measured.lost, asked, measured.path_mtu), (3, 3, 4, None));
-        let (measured, _) = measure(plan(1, 3, None), |_| Outcome::Refused("no route".to_owned()));
+        let (measured, _) = measure(plan(1, 3, None), |_| ProbeResult::Refused("no route".to_owned()));
         assert_eq!((measured.lost, measured.error.as_deref()), (3, Some("no route")));
     }
 
@@ -268,22 +273,22 @@ mod tests {
     fn the_largest_packet_that_comes_through_is_found_to_the_byte_in_few_questions() {
         for limit in [68, 500, 576, 1280, 1399, 1400, 1449, 1450] {
             let (measured, asked) = measure(plan(1, 3, Some(1450)), |question| match question.size {
-                size if size <= limit => Outcome::Answered(TIME),
-                _ => Outcome::Lost,
+                size if size <= limit => ProbeResult::Answered(TIME),
+                _ => ProbeResult::Lost,
             });
             assert_eq!(measured.path_mtu, Some(limit));
             assert!(asked <= 26, "{asked} questions for {limit}");
         }
-        // One packet that is lost by chance does not make a way small.
+        // A single loss does not count as a small MTU.
         let mut is_lost = false;
         let (measured, _) = measure(plan(1, 3, Some(1450)), |question| {
             is_lost = !is_lost && question.size == 1450;
-            if is_lost { Outcome::Lost } else { Outcome::Answered(TIME) }
+            if is_lost { ProbeResult::Lost } else { ProbeResult::Answered(TIME) }
         });
         assert_eq!(measured.path_mtu, Some(1450));
         let (measured, asked) = measure(plan(1, 3, Some(1450)), |question| match question.size {
-            size if size <= 1400 => Outcome::Answered(TIME),
-            _ => Outcome::TooLarge,
+            size if size <= 1400 => ProbeResult::Answered(TIME),
+            _ => ProbeResult::TooLarge,
         });
         assert_eq!(measured.path_mtu, Some(1400));
         assert!(asked <= 13, "what the kernel refuses is not tried twice: {asked}");

@@ -1,4 +1,4 @@
-//! Who is to be probed, from where: made of what a daemon tells, of what a host remembers, or of what the registry says.
+//! This host and its peers as the ends of paths.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,50 +8,55 @@ use flannel_core::{Lease, NetworkConfig, NetworkStatus, ProbeMeans, ProbeSide, P
 use flannel_netlink::Netlink;
 use ipnet::IpNet;
 
-use super::path::Plan;
+use super::path::ProbePlan;
 use super::verdict::ProbeContext;
 use crate::backends::BackendRegistry;
 
-/// This host, as the start of all paths.
+/// This host as the start of all paths.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Own {
-    /// Its addresses in the overlay and the MTUs of their devices, as far as there are devices.
+pub struct ProbeSource {
+    /// The overlay addresses of its devices, with the MTUs of the devices.
     pub inside: BTreeMap<IpAddr, u32>,
     /// The MTU of its external interface, if that is known.
     pub external_mtu: Option<u32>,
+    /// The names for the details of verdicts.
     pub context: ProbeContext,
 }
 
-/// A peer, as the end of its paths.
+/// A peer as the end of its paths.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ProbeTarget {
+    /// The subnets.
     pub subnet: SubnetKey,
+    /// The public addresses.
     pub public: PublicAddrs,
-    /// The addresses of its end of the tunnel, as far as there is a way from here, IPv4 first.
+    /// The overlay addresses that this host has a tunnel to, IPv4 first.
     pub inside: Vec<IpAddr>,
-    /// Its public addresses of the families that its subnets have, IPv4 first.
+    /// The public addresses in the families of its subnets, IPv4 first.
     pub outside: Vec<IpAddr>,
-    /// Whether it may have a responder.
+    /// Whether it may run a responder; upstream's hosts don't.
     pub is_ours: bool,
 }
 
-/// Everything there is to probe.
+/// This host and its peers.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Site {
-    pub own: Own,
+    /// This host.
+    pub own: ProbeSource,
+    /// The peers.
     pub peers: Vec<ProbeTarget>,
 }
 
-/// A host as a lease tells of it.
+/// A host as its lease describes it.
 #[derive(Clone, Debug)]
-pub(super) struct Record {
+pub(super) struct HostRecord {
     pub(super) subnet: SubnetKey,
     pub(super) public: PublicAddrs,
     pub(super) backend: String,
     pub(super) is_ours: bool,
 }
 
-impl From<&Lease> for Record {
+impl From<&Lease> for HostRecord {
     fn from(lease: &Lease) -> Self {
         let attrs = &lease.attrs;
         let (backend, is_ours) = (attrs.backend_type.to_string(), attrs.node.is_some());
@@ -60,7 +65,7 @@ impl From<&Lease> for Record {
 }
 
 impl Site {
-    /// Takes in what a daemon tells; nothing as long as it has no lease.
+    /// Reads the hosts from the status of a network; `None` if it has no lease yet.
     pub fn of_status(status: &NetworkStatus, backends: &BackendRegistry) -> Option<Self> {
         let lease = status.lease.as_ref()?;
         let backend =
@@ -71,13 +76,13 @@ impl Site {
             interface: status.external.name.clone(),
             ..ProbeContext::default()
         };
-        let own = Record {
+        let own = HostRecord {
             subnet: lease.subnet,
             public: lease.public,
             backend: lease.backend.clone(),
             is_ours: true,
         };
-        let peers = status.peers.each.iter().flatten().map(|peer| Record {
+        let peers = status.peers.each.iter().flatten().map(|peer| HostRecord {
             subnet: peer.subnet,
             public: peer.public,
             backend: peer.backend.clone(),
@@ -87,7 +92,7 @@ impl Site {
         Some(Self::new(Some(&own), peers, mtu, context, &local_addresses()))
     }
 
-    /// Takes in leases, and finds this host's own among them by the address of its device.
+    /// Reads the hosts from leases. Without `own`, finds the host's lease by the addresses of its devices.
     pub fn of_leases(
         config: &NetworkConfig,
         backends: &BackendRegistry,
@@ -96,8 +101,9 @@ impl Site {
     ) -> Self {
         let local = local_addresses();
         let is_own = |lease: &&Arc<Lease>| overlay(&lease.subnet).any(|address| local.contains_key(&address));
-        let own = own.map(Record::from).or_else(|| leases.iter().find(is_own).map(|lease| (&**lease).into()));
-        let others = leases.iter().map(|lease| Record::from(&**lease));
+        let own =
+            own.map(HostRecord::from).or_else(|| leases.iter().find(is_own).map(|lease| (&**lease).into()));
+        let others = leases.iter().map(|lease| HostRecord::from(&**lease));
         let others = others.filter(|other| own.as_ref().is_none_or(|own| own.subnet != other.subnet));
         let first = leases.iter().flat_map(|lease| lease.attrs.public.addresses()).next();
         let (interface, mtu) = first.and_then(leaves_by).unzip();
@@ -110,8 +116,8 @@ impl Site {
     }
 
     fn new(
-        own: Option<&Record>,
-        peers: impl IntoIterator<Item = Record>,
+        own: Option<&HostRecord>,
+        peers: impl IntoIterator<Item = HostRecord>,
         external_mtu: Option<u32>,
         context: ProbeContext,
         local: &BTreeMap<IpAddr, u32>,
@@ -122,7 +128,7 @@ impl Site {
             .filter_map(|address| Some((address, *local.get(&address)?)))
             .collect();
         let backend = own.map(|own| own.backend.to_lowercase()).unwrap_or_default();
-        let peer = |record: Record| {
+        let peer = |record: HostRecord| {
             let is_like_us = record.backend.to_lowercase() == backend;
             let is_here = |address: &IpAddr| inside.keys().any(|own| own.is_ipv4() == address.is_ipv4());
             let families: Vec<bool> = record.subnet.nets().map(|net| net.addr().is_ipv4()).collect();
@@ -142,25 +148,25 @@ impl Site {
         };
         let own_addresses = own.iter().flat_map(|own| own.public.addresses()).collect();
         let context = ProbeContext { own: own_addresses, no_inside: no_inside.to_owned(), ..context };
-        Self { own: Own { inside, external_mtu, context }, peers }
+        Self { own: ProbeSource { inside, external_mtu, context }, peers }
     }
 }
 
-/// How thoroughly to probe.
+/// The effort of probing a path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Thoroughness {
     pub(super) enough: u32,
     pub(super) most: u32,
     pub(super) pause: std::time::Duration,
-    /// Whether the path MTU is measured, too.
+    /// Whether to measure the path MTU.
     pub(super) sizes: bool,
 }
 
-impl Own {
-    /// Plans how to measure every way to a peer, inside first.
-    pub(super) fn plans(&self, peer: &ProbeTarget, how: Thoroughness) -> Vec<Plan> {
+impl ProbeSource {
+    /// Plans the measurement of every path to a peer, those inside of the tunnel first.
+    pub(super) fn plans(&self, peer: &ProbeTarget, how: Thoroughness) -> Vec<ProbePlan> {
         let Thoroughness { enough, most, pause, sizes } = how;
-        let plan = |side, address: IpAddr, device_mtu: Option<u32>, means| Plan {
+        let plan = |side, address: IpAddr, device_mtu: Option<u32>, means| ProbePlan {
             side,
             address,
             means,
@@ -188,12 +194,12 @@ impl Own {
     }
 }
 
-/// The addresses that the end of the tunnel has on the host of these subnets: the first of each.
+/// Returns the overlay addresses of a host: the first of each of its subnets.
 pub(super) fn overlay(subnet: &SubnetKey) -> impl Iterator<Item = IpAddr> + use<> {
     subnet.nets().map(|net: IpNet| net.network())
 }
 
-/// This host's addresses, with the MTUs of their devices; none if the kernel does not tell.
+/// Reads this host's addresses with the MTUs of their devices; empty if that fails.
 fn local_addresses() -> BTreeMap<IpAddr, u32> {
     let read = || -> Result<BTreeMap<IpAddr, u32>, flannel_netlink::Error> {
         let mut kernel = Netlink::open()?;
@@ -205,7 +211,7 @@ fn local_addresses() -> BTreeMap<IpAddr, u32> {
     read().unwrap_or_default()
 }
 
-/// The name and MTU of the interface by which packets to an address leave.
+/// Returns the name and the MTU of the interface that routes to an address.
 fn leaves_by(address: IpAddr) -> Option<(String, u32)> {
     let mut kernel = Netlink::open().ok()?;
     let index = kernel.route_to(address).ok()?.index?;
@@ -217,13 +223,13 @@ fn leaves_by(address: IpAddr) -> Option<(String, u32)> {
 mod tests {
     use super::*;
 
-    fn record(n: u8, backend: &str, is_ours: bool) -> Record {
+    fn record(n: u8, backend: &str, is_ours: bool) -> HostRecord {
         let public = PublicAddrs { v4: format!("192.168.0.{n}").parse().ok(), v6: "fd00::9".parse().ok() };
         let subnet = format!("10.5.{n}.0-24").parse().expect("a key");
-        Record { subnet, public, backend: backend.to_owned(), is_ours }
+        HostRecord { subnet, public, backend: backend.to_owned(), is_ours }
     }
 
-    fn site(own: Option<&Record>, peers: &[Record], device: bool) -> Site {
+    fn site(own: Option<&HostRecord>, peers: &[HostRecord], device: bool) -> Site {
         let local = [(IpAddr::from([10, 5, 1, 0]), 1450)].into_iter().filter(|_| device).collect();
         Site::new(own, peers.to_vec(), Some(1500), ProbeContext::default(), &local)
     }

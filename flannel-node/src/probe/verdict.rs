@@ -1,8 +1,8 @@
-//! What the measured paths say about a peer, in one line. Pure.
+//! The verdict on a peer.
 
 use flannel_core::{ProbeSide, ProbeVerdict, ProbedPath};
 
-/// What a verdict names beside what was measured.
+/// The names that a verdict's detail refers to.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ProbeContext {
     /// The UDP port of the tunnel, if it has one.
@@ -11,17 +11,18 @@ pub struct ProbeContext {
     pub interface: String,
     /// This host's public addresses.
     pub own: Vec<std::net::IpAddr>,
-    /// Why nothing was asked inside of the tunnel, if nothing was.
+    /// Why there are no probes inside of the tunnel, if there are none.
     pub no_inside: String,
 }
 
-/// From this share on, one in so many, losses are a fault; a single one never is.
+/// The loss rate that is a fault, as one in this number; a single loss never is.
 const LOSSY: u32 = 20;
 
-/// Judges a peer by its paths: the worst family counts.
+/// Judges a peer by its paths, and returns the verdict on its worst address family with a detail in one line.
+#[must_use]
 pub fn judge(paths: &[ProbedPath], context: &ProbeContext) -> (ProbeVerdict, String) {
     let families = [true, false].map(|is_v4| {
-        let of = |side| paths.iter().find(|way| way.side == side && way.address.is_ipv4() == is_v4);
+        let of = |side| paths.iter().find(|path| path.side == side && path.address.is_ipv4() == is_v4);
         (of(ProbeSide::Inside), of(ProbeSide::Outside))
     });
     let judged: Vec<_> = families
@@ -39,7 +40,8 @@ pub fn judge(paths: &[ProbedPath], context: &ProbeContext) -> (ProbeVerdict, Str
     (*verdict, detail)
 }
 
-/// Orders verdicts, the worst last.
+/// Returns the rank of a verdict; the worst has the highest.
+#[must_use]
 pub fn weight(verdict: ProbeVerdict) -> usize {
     ProbeVerdict::ALL.iter().position(|other| *other == verdict).unwrap_or_default()
 }
@@ -49,9 +51,9 @@ fn of_family(
     outside: Option<&ProbedPath>,
     context: &ProbeContext,
 ) -> Option<(ProbeVerdict, String)> {
-    // A way that nothing was sent on says nothing.
-    let inside = inside.filter(|way| way.sent > 0);
-    let outside = outside.filter(|way| way.sent > 0);
+    // A path without probes is ignored.
+    let inside = inside.filter(|path| path.sent > 0);
+    let outside = outside.filter(|path| path.sent > 0);
     Some(match (inside, outside) {
         (None, None) => return None,
         (None, Some(outside)) if outside.answers => match lossy(outside) {
@@ -97,25 +99,25 @@ fn blocked(inside: &ProbedPath, outside: &ProbedPath, context: &ProbeContext) ->
     )
 }
 
-fn silent(way: &ProbedPath, how: &str) -> String {
-    match &way.error {
-        Some(error) => format!("this host cannot send to {}: {error}", way.address),
-        None => format!("{} {how}: the host is down, or cut off", way.address),
+fn silent(path: &ProbedPath, how: &str) -> String {
+    match &path.error {
+        Some(error) => format!("this host cannot send to {}: {error}", path.address),
+        None => format!("{} {how}: the host is down, or cut off", path.address),
     }
 }
 
-fn lossy(way: &ProbedPath) -> Option<(ProbeVerdict, String)> {
-    let is_lossy = way.lost >= 2 && way.lost.saturating_mul(LOSSY) > way.sent;
-    let side = side(way);
+fn lossy(path: &ProbedPath) -> Option<(ProbeVerdict, String)> {
+    let is_lossy = path.lost >= 2 && path.lost.saturating_mul(LOSSY) > path.sent;
+    let side = side(path);
     is_lossy.then(|| {
-        (ProbeVerdict::Lossy, format!("{} of {} questions {side} were not answered", way.lost, way.sent))
+        (ProbeVerdict::Lossy, format!("{} of {} questions {side} were not answered", path.lost, path.sent))
     })
 }
 
 fn small(inside: &ProbedPath, outside: Option<&ProbedPath>) -> Option<(ProbeVerdict, String)> {
     let (path, device) = (inside.path_mtu?, inside.device_mtu?);
     let underlay = outside
-        .and_then(|way| way.path_mtu)
+        .and_then(|path| path.path_mtu)
         .map_or_else(String::new, |mtu| format!("; the underlay carries {mtu}"));
     (path < device).then(|| {
         let line = format!(
@@ -126,8 +128,8 @@ fn small(inside: &ProbedPath, outside: Option<&ProbedPath>) -> Option<(ProbeVerd
     })
 }
 
-fn side(way: &ProbedPath) -> &'static str {
-    if way.side == ProbeSide::Inside { "inside of the tunnel" } else { "outside of the tunnel" }
+fn side(path: &ProbedPath) -> &'static str {
+    if path.side == ProbeSide::Inside { "inside of the tunnel" } else { "outside of the tunnel" }
 }
 
 #[cfg(test)]
@@ -138,13 +140,13 @@ mod tests {
 
     use super::*;
 
-    fn way(side: ProbeSide, answers: bool) -> ProbedPath {
+    fn path(side: ProbeSide, answers: bool) -> ProbedPath {
         let address = if side == ProbeSide::Inside { [10, 5, 2, 0] } else { [192, 168, 0, 2] };
         let address = IpAddr::from(address);
-        let mut way = ProbedPath::new(side, address, ProbeMeans::Icmp);
-        (way.answers, way.sent, way.lost) = (answers, 3, if answers { 0 } else { 3 });
-        (way.path_mtu, way.device_mtu) = (answers.then_some(1450), Some(1450));
-        way
+        let mut path = ProbedPath::new(side, address, ProbeMeans::Icmp);
+        (path.answers, path.sent, path.lost) = (answers, 3, if answers { 0 } else { 3 });
+        (path.path_mtu, path.device_mtu) = (answers.then_some(1450), Some(1450));
+        path
     }
 
     fn context() -> ProbeContext {
@@ -165,29 +167,29 @@ mod tests {
     #[test]
     fn each_pair_of_answers_has_its_verdict() {
         let [inside, outside] = [ProbeSide::Inside, ProbeSide::Outside];
-        assert_eq!(judged(&[way(inside, true), way(outside, true)]), ("reachable", String::new()));
-        let (name, line) = judged(&[way(inside, false), way(outside, true)]);
+        assert_eq!(judged(&[path(inside, true), path(outside, true)]), ("reachable", String::new()));
+        let (name, line) = judged(&[path(inside, false), path(outside, true)]);
         assert_eq!(name, "tunnel_blocked");
         assert!(
             line.starts_with("the underlay answers and the tunnel does not: UDP port 8472 is likely dropped between 192.168.0.1 and 192.168.0.2")
                 && line.ends_with("tcpdump -ni eth0 udp port 8472"),
             "{line}"
         );
-        let (name, line) = judged(&[way(inside, true), way(outside, false)]);
+        let (name, line) = judged(&[path(inside, true), path(outside, false)]);
         assert!(name == "underlay_silent" && line.contains("192.168.0.2 does not answer ICMP"), "{line}");
-        let (name, line) = judged(&[way(inside, false), way(outside, false)]);
+        let (name, line) = judged(&[path(inside, false), path(outside, false)]);
         assert!(name == "silent" && line.contains("answers neither inside nor outside"), "{line}");
-        assert_eq!(judged(&[way(outside, true)]), ("underlay_only", "no device".to_owned()));
-        assert_eq!(judged(&[way(outside, false)]).0, "silent");
-        assert_eq!(judged(&[way(inside, false)]).0, "silent");
+        assert_eq!(judged(&[path(outside, true)]), ("underlay_only", "no device".to_owned()));
+        assert_eq!(judged(&[path(outside, false)]).0, "silent");
+        assert_eq!(judged(&[path(inside, false)]).0, "silent");
         assert_eq!(judged(&[]).0, "unknown");
     }
 
     #[test]
     fn what_this_host_cannot_send_is_its_own_fault() {
-        let mut inside = way(ProbeSide::Inside, false);
+        let mut inside = path(ProbeSide::Inside, false);
         inside.error = Some("Operation not permitted".to_owned());
-        let (name, line) = judged(&[inside, way(ProbeSide::Outside, true)]);
+        let (name, line) = judged(&[inside, path(ProbeSide::Outside, true)]);
         assert!(
             name == "tunnel_blocked" && line.ends_with("cannot send to 10.5.2.0: Operation not permitted"),
             "{line}"
@@ -197,9 +199,9 @@ mod tests {
     #[test]
     fn losses_count_from_two_and_one_in_twenty_on() {
         let lost = |sent, lost| {
-            let mut inside = way(ProbeSide::Inside, true);
+            let mut inside = path(ProbeSide::Inside, true);
             (inside.sent, inside.lost) = (sent, lost);
-            judged(&[inside, way(ProbeSide::Outside, true)]).0
+            judged(&[inside, path(ProbeSide::Outside, true)]).0
         };
         assert_eq!(
             [lost(5, 1), lost(5, 2), lost(40, 2), lost(32, 2)],
@@ -209,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_path_that_is_smaller_than_the_device_is_named_with_both_sizes() {
-        let (mut inside, mut outside) = (way(ProbeSide::Inside, true), way(ProbeSide::Outside, true));
+        let (mut inside, mut outside) = (path(ProbeSide::Inside, true), path(ProbeSide::Outside, true));
         (inside.path_mtu, outside.path_mtu, outside.device_mtu) = (Some(1350), Some(1400), Some(1500));
         let (name, line) = judged(&[inside.clone(), outside.clone()]);
         assert_eq!(name, "mtu_small");
@@ -217,17 +219,17 @@ mod tests {
             line.contains("1350 bytes") && line.contains("MTU is 1450; the underlay carries 1400"),
             "{line}"
         );
-        // An underlay that is smaller than its device is none of our business as long as the tunnel fits.
+        // A small underlay MTU does not matter as long as the tunnel fits.
         inside.path_mtu = Some(1450);
         assert_eq!(judged(&[inside, outside]).0, "reachable");
     }
 
     #[test]
     fn of_two_families_the_worse_one_counts_and_is_named() {
-        let mut v6 = [way(ProbeSide::Inside, false), way(ProbeSide::Outside, true)];
+        let mut v6 = [path(ProbeSide::Inside, false), path(ProbeSide::Outside, true)];
         v6[0].address = IpAddr::from([0xfc00, 0, 0, 2, 0, 0, 0, 0]);
         v6[1].address = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 2]);
-        let v4 = [way(ProbeSide::Inside, true), way(ProbeSide::Outside, true)];
+        let v4 = [path(ProbeSide::Inside, true), path(ProbeSide::Outside, true)];
         let (name, line) = judged(&[v4, v6].concat());
         assert!(name == "tunnel_blocked" && line.starts_with("IPv6: the underlay answers"), "{line}");
     }

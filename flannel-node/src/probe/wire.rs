@@ -1,4 +1,4 @@
-//! The sockets: sends questions, hears answers, and answers the questions of peers.
+//! The sockets of the probes, and the responder for the probes of peers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,19 +14,19 @@ use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::packet::{self, Mark};
-use super::path::{Measured, Measuring, Outcome, Plan, Question};
-use super::site::Own;
+use super::packet::{self, ProbeId};
+use super::path::{PathMeasurement, PathProbe, ProbePlan, ProbeRequest, ProbeResult};
+use super::site::ProbeSource;
 use super::sys;
 
-/// So long a socket rests that told an error, so that one that tells nothing else costs nothing.
+/// The pause after a socket error, so that a broken socket does not spin.
 const AFTER_ERROR: Duration = Duration::from_millis(10);
 
-/// The sockets of this host, and the questions that are open.
+/// The sockets of this host, and the unanswered probes.
 #[derive(Debug)]
-pub(super) struct Wire {
-    sockets: Vec<Open>,
-    /// Why a socket could not be opened.
+pub(super) struct ProbeSockets {
+    sockets: Vec<ProbeSocket>,
+    /// The sockets that could not be opened, and why.
     missing: Vec<(ProbeSide, bool, ProbeMeans, String)>,
     responder_port: u16,
     secret: u64,
@@ -35,18 +35,18 @@ pub(super) struct Wire {
 }
 
 #[derive(Debug)]
-struct Open {
+struct ProbeSocket {
     side: ProbeSide,
     is_v4: bool,
     means: ProbeMeans,
-    /// Whether what it hears begins with the IP header.
+    /// Whether received packets start with the IP header.
     has_header: bool,
     socket: UdpSocket,
 }
 
-impl Wire {
-    /// Opens what it takes to ask from this host. What cannot be opened is told when it is needed.
-    pub(super) fn open(own: &Own, responder_port: u16) -> Self {
+impl ProbeSockets {
+    /// Opens the sockets. A failure is reported by the probes that need the socket.
+    pub(super) fn open(own: &ProbeSource, responder_port: u16) -> Self {
         let mut wire = Self {
             sockets: Vec::new(),
             missing: Vec::new(),
@@ -67,23 +67,25 @@ impl Wire {
     fn add(&mut self, side: ProbeSide, from: IpAddr, means: ProbeMeans) {
         let is_v4 = from.is_ipv4();
         match open(from, means) {
-            Ok((socket, has_header)) => self.sockets.push(Open { side, is_v4, means, has_header, socket }),
+            Ok((socket, has_header)) => {
+                self.sockets.push(ProbeSocket { side, is_v4, means, has_header, socket })
+            }
             Err(error) => self.missing.push((side, is_v4, means, explained(&error))),
         }
     }
 
-    /// Hears answers, for ever.
+    /// Receives answers, and never returns.
     pub(super) async fn listen(&self) -> std::convert::Infallible {
         join_all(self.sockets.iter().map(|open| self.hear(open))).await;
         pending().await
     }
 
-    async fn hear(&self, open: &Open) {
-        // What says which question is answered is at the beginning: behind 60 bytes of IP header and 8 of ICMP.
+    async fn hear(&self, open: &ProbeSocket) {
+        // The probe's ID follows at most 60 bytes of IP header and 8 of ICMP.
         let mut buffer = [0; 128];
         loop {
             let Ok((length, from)) = open.socket.recv_from(&mut buffer).await else {
-                // An ICMP error that came back. Others may follow.
+                // An ICMP error was returned. More may follow.
                 tokio::time::sleep(AFTER_ERROR).await;
                 continue;
             };
@@ -98,16 +100,16 @@ impl Wire {
             if waiting.get(&mark.number).is_some_and(|(asked, _)| *asked == from)
                 && let Some((_, tell)) = waiting.remove(&mark.number)
             {
-                // Who asked may have given up just now.
+                // The receiver is gone after a timeout.
                 let _ = tell.send(Instant::now());
             }
         }
     }
 
-    /// Measures a way; [`listen`](Self::listen) must run beside it.
-    pub(super) async fn measure(&self, plan: Plan) -> Measured {
+    /// Measures a path while [`listen`](Self::listen) runs.
+    pub(super) async fn measure(&self, plan: ProbePlan) -> PathMeasurement {
         let (side, address) = (plan.side, plan.address);
-        let mut measuring = Measuring::new(plan);
+        let mut measuring = PathProbe::new(plan);
         while let Some(question) = measuring.next() {
             tokio::time::sleep(question.after).await;
             measuring.hear(self.ask(side, address, question).await);
@@ -115,7 +117,7 @@ impl Wire {
         measuring.finish()
     }
 
-    async fn ask(&self, side: ProbeSide, address: IpAddr, question: Question) -> Outcome {
+    async fn ask(&self, side: ProbeSide, address: IpAddr, question: ProbeRequest) -> ProbeResult {
         let (tell, told) = oneshot::channel();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.waiting().insert(number, (address, tell));
@@ -125,8 +127,8 @@ impl Wire {
             return outcome;
         }
         match timeout(question.patience, told).await {
-            Ok(Ok(answered)) => Outcome::Answered(answered.saturating_duration_since(asked)),
-            _ => Outcome::Lost,
+            Ok(Ok(answered)) => ProbeResult::Answered(answered.saturating_duration_since(asked)),
+            _ => ProbeResult::Lost,
         }
     }
 
@@ -134,11 +136,12 @@ impl Wire {
         &self,
         side: ProbeSide,
         to: IpAddr,
-        question: Question,
+        question: ProbeRequest,
         number: u32,
-    ) -> Result<(), Outcome> {
-        let is_it =
-            |open: &&Open| open.side == side && open.is_v4 == to.is_ipv4() && open.means == question.by;
+    ) -> Result<(), ProbeResult> {
+        let is_it = |open: &&ProbeSocket| {
+            open.side == side && open.is_v4 == to.is_ipv4() && open.means == question.by
+        };
         let Some(open) = self.sockets.iter().find(is_it) else {
             let why = self
                 .missing
@@ -146,9 +149,9 @@ impl Wire {
                 .find(|(at, is_v4, means, _)| *at == side && *is_v4 == to.is_ipv4() && *means == question.by);
             let why =
                 why.map_or_else(|| "this host has no address to send from".to_owned(), |it| it.3.clone());
-            return Err(Outcome::Refused(why));
+            return Err(ProbeResult::Refused(why));
         };
-        let mark = Mark { secret: self.secret, number };
+        let mark = ProbeId { secret: self.secret, number };
         let text = packet::question(mark, to, question.size);
         let (text, port) = if question.by == ProbeMeans::Udp {
             (text, self.responder_port)
@@ -157,8 +160,8 @@ impl Wire {
         };
         match open.socket.send_to(&text, SocketAddr::new(to, port)).await {
             Ok(_) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => Err(Outcome::TooLarge),
-            Err(error) => Err(Outcome::Refused(error.to_string())),
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => Err(ProbeResult::TooLarge),
+            Err(error) => Err(ProbeResult::Refused(error.to_string())),
         }
     }
 
@@ -167,9 +170,9 @@ impl Wire {
     }
 }
 
-/// A question that is forgotten when nobody waits for its answer any more.
+/// An unanswered probe. Dropping it forgets the probe.
 struct Waiting<'a> {
-    wire: &'a Wire,
+    wire: &'a ProbeSockets,
     number: u32,
 }
 
@@ -179,7 +182,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Opens a socket to ask from, and tells whether it hears IP headers.
+/// Opens a socket to send probes from, and returns whether it receives IP headers.
 fn open(from: IpAddr, means: ProbeMeans) -> io::Result<(UdpSocket, bool)> {
     let is_v4 = from.is_ipv4();
     let domain = if is_v4 { Domain::IPV4 } else { Domain::IPV6 };
@@ -191,8 +194,7 @@ fn open(from: IpAddr, means: ProbeMeans) -> io::Result<(UdpSocket, bool)> {
     Ok((ready(socket, SocketAddr::new(from, 0))?, has_header))
 }
 
-/// Opens an ICMP socket: one that hears its own answers alone where the host allows that (`net.ipv4.ping_group_range`,
-/// icmp(7)), or else a raw one.
+/// Opens an ICMP socket: a ping socket where the host allows it (`net.ipv4.ping_group_range`, icmp(7)), or else a raw one.
 fn icmp(domain: Domain, is_v4: bool) -> io::Result<(Socket, bool)> {
     let protocol = if is_v4 { Protocol::ICMPV4 } else { Protocol::ICMPV6 };
     if let Ok(socket) = Socket::new(domain, Type::DGRAM, Some(protocol)) {
@@ -200,16 +202,16 @@ fn icmp(domain: Domain, is_v4: bool) -> io::Result<(Socket, bool)> {
     }
     let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
     sys::hear_echo_replies_only(&socket, is_v4)?;
-    // Raw sockets of IPv6 hear no header (RFC 3542, section 3).
+    // Raw IPv6 sockets receive no header (RFC 3542, section 3).
     Ok((socket, is_v4))
 }
 
-/// Makes a socket ready to send whole packets from this address.
+/// Binds a socket to this address and forbids fragmentation.
 fn ready(socket: Socket, from: SocketAddr) -> io::Result<UdpSocket> {
     sys::never_fragment(&socket, from.is_ipv4())?;
     if from.is_ipv6() {
         socket.set_only_v6(true).or_else(|error| match error.raw_os_error() {
-            // Sockets of ICMPv6 know no other family.
+            // ICMPv6 sockets have no such option.
             Some(libc::EINVAL | libc::ENOPROTOOPT) => Ok(()),
             _ => Err(error),
         })?;
@@ -227,19 +229,19 @@ fn explained(error: &io::Error) -> String {
     format!("{error}{hint}")
 }
 
-/// Answers the questions of peers.
+/// Answers the probes of peers.
 #[derive(Debug)]
 pub(super) struct Responder {
     sockets: Vec<UdpSocket>,
     peers: Mutex<BTreeSet<IpAddr>>,
 }
 
-/// So many answers are given in a second at most, whoever asks. With its own budget each peer asks less than once.
+/// The maximum number of answers per second. Within its budget a peer sends less than one probe per second.
 const ANSWERS_A_SECOND: u32 = 1000;
 
 impl Responder {
-    /// Opens the port on every address in the overlay. Tells why it could not.
-    pub(super) fn open(own: &Own, port: u16) -> (Self, Vec<String>) {
+    /// Opens the port on every overlay address. Also returns the failures.
+    pub(super) fn open(own: &ProbeSource, port: u16) -> (Self, Vec<String>) {
         let (mut sockets, mut failed) = (Vec::new(), Vec::new());
         for address in own.inside.keys().map(|address| SocketAddr::new(*address, port)) {
             let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
@@ -252,12 +254,12 @@ impl Responder {
         (Self { sockets, peers: Mutex::default() }, failed)
     }
 
-    /// Says whom to answer.
+    /// Sets the addresses to answer.
     pub(super) fn set_peers(&self, peers: BTreeSet<IpAddr>) {
         *self.peers.lock().unwrap_or_else(PoisonError::into_inner) = peers;
     }
 
-    /// Answers, for ever.
+    /// Answers, and never returns.
     pub(super) async fn serve(&self) -> std::convert::Infallible {
         join_all(self.sockets.iter().map(|socket| self.answer(socket))).await;
         pending().await
@@ -277,7 +279,7 @@ impl Responder {
             }
             if is_peer && answers < ANSWERS_A_SECOND && packet::answer(&mut buffer[..length]) {
                 answers += 1;
-                // An answer that is lost is what the peer wants to know.
+                // A failure looks like a lost packet to the peer.
                 let _ = socket.try_send_to(&buffer[..length], from);
             }
         }

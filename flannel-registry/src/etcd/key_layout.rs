@@ -33,6 +33,13 @@ impl KeyLayout {
         &self.config
     }
 
+    /// Returns the key of the prefix itself, under which a config may have been stored by mistake, and the prefix for which
+    /// that would be the right key.
+    pub(crate) fn misplaced_config(&self) -> Option<(&str, &str)> {
+        let prefix = self.config.strip_suffix("/config")?;
+        Some((prefix, prefix.strip_suffix("/config").unwrap_or_default()))
+    }
+
     /// Returns the prefix of all lease keys, with its trailing slash.
     pub(crate) fn subnets(&self) -> &str {
         &self.subnets
@@ -54,6 +61,16 @@ mod tests {
         assert_eq!(keys.config(), "/coreos.com/network/config");
         let subnet = "10.5.1.0-24&fc00:0:0:1::-64".parse().unwrap();
         assert_eq!(keys.subnet(&subnet), "/coreos.com/network/subnets/10.5.1.0-24&fc00:0:0:1::-64");
+    }
+
+    #[test]
+    fn a_config_under_the_prefix_itself_has_another_prefix() {
+        let misplaced = |prefix: &str| {
+            KeyLayout::new(prefix).misplaced_config().map(|(key, to)| (key.to_owned(), to.to_owned()))
+        };
+        assert_eq!(misplaced("/n/config"), Some(("/n/config".to_owned(), "/n".to_owned())));
+        assert_eq!(misplaced("/n"), Some(("/n".to_owned(), String::new())));
+        assert_eq!(misplaced(""), None);
     }
 
     #[test]

@@ -12,12 +12,13 @@ use std::mem;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use flannel_core::{BoxError, chain};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use hyper::header::HeaderValue;
 
 use super::connection::Connection;
 use super::member::{ApiRequest, Member, MemberError, RequestOptions};
 use super::options::{Etcd2Options, Etcd2OptionsError};
+use super::poll_reply::PollReply;
 use super::request_counters::{CallKind, RequestCounters};
 use super::response::{EtcdError, StoreHeaders};
 use super::tls::tls_config;
@@ -46,11 +47,12 @@ pub(super) struct MemberResponse {
 
 /// A request that is answered at the next event.
 pub(super) struct LongPoll {
+    /// The headers; empty while they are pending.
     pub(super) headers: StoreHeaders,
-    pub(super) connection: PollConnection,
+    pub(super) member: usize,
     /// The connection epoch in which the request was sent.
     pub(super) epoch: u64,
-    body: Incoming,
+    reply: PollReply,
 }
 
 /// A connection that a watch keeps for its long polls.
@@ -160,11 +162,12 @@ impl Cluster {
     async fn poll_on(
         &self,
         request: &ApiRequest,
-        mut connection: PollConnection,
+        connection: PollConnection,
     ) -> Result<LongPoll, MemberError> {
-        let (member, epoch) = (&self.members[connection.member], self.epoch.current());
-        let (headers, body) = member.start(&mut connection.connection, request, &self.options).await?;
-        Ok(LongPoll { headers, connection, epoch, body })
+        let PollConnection { member, connection } = connection;
+        let epoch = self.epoch.current();
+        let (headers, reply) = self.members[member].start_poll(connection, request, &self.options).await?;
+        Ok(LongPoll { headers, member, epoch, reply })
     }
 
     /// Moves on to the next member, unless the error is about the data or a write may have been applied.
@@ -198,11 +201,40 @@ fn all_failed(errors: MemberErrors) -> CallError {
 }
 
 impl LongPoll {
+    /// Reports whether the headers have not arrived yet.
+    pub(super) fn is_pending(&self) -> bool {
+        matches!(self.reply, PollReply::Pending(_))
+    }
+
     /// Waits for the body. An empty body means that nothing happened up to the index in the headers.
     pub(super) async fn body(&mut self) -> Result<Bytes, BoxError> {
+        if let PollReply::Pending(reply) = &mut self.reply {
+            let (connection, response) = reply.await;
+            self.reply = PollReply::Failed;
+            let response = response?;
+            if !response.status().is_success() {
+                return Err(format!("HTTP status {}", response.status()).into());
+            }
+            self.headers = StoreHeaders::read(response.headers());
+            self.reply = PollReply::Body(connection, response.into_body());
+        }
         // Dropping an unread body closes the connection, so the next request cannot receive the rest of it.
-        let body = &mut self.body;
-        self.connection.connection.read(body).await
+        let PollReply::Body(connection, body) = &mut self.reply else {
+            return Err("the long poll was answered".into());
+        };
+        let bytes = connection.read(body).await?;
+        if let PollReply::Body(connection, _) = mem::replace(&mut self.reply, PollReply::Failed) {
+            self.reply = PollReply::Read(connection);
+        }
+        Ok(bytes)
+    }
+
+    /// Returns the connection for the next poll, if the body was read.
+    pub(super) fn into_connection(self) -> Option<PollConnection> {
+        match self.reply {
+            PollReply::Read(connection) => Some(PollConnection { member: self.member, connection }),
+            PollReply::Body(..) | PollReply::Pending(_) | PollReply::Failed => None,
+        }
     }
 }
 

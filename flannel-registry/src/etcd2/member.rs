@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use flannel_core::{BoxError, chain};
+use futures::FutureExt;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, LOCATION};
@@ -10,10 +11,14 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use tokio::time::timeout;
 
 use super::connection::Connection;
+use super::poll_reply::PollReply;
 use super::request_counters::CallKind;
 use super::response::{EtcdError, StoreHeaders};
 use super::tls::tls_config;
 use crate::etcd::TlsFiles;
+
+/// The error text of a member without the v2 interface.
+pub(crate) const NOT_SERVED: &str = "does not serve etcd's v2 interface";
 
 /// A member of the cluster.
 #[derive(Debug)]
@@ -92,29 +97,34 @@ impl Member {
         timeout(options.timeout, exchange).await.unwrap_or_else(|_| Err(self.timed_out(options.timeout)))
     }
 
-    /// Sends a request and returns the headers of a successful response; the body is still to be read.
-    pub(super) async fn start(
+    /// Sends a long poll. Returns the headers of a successful response, or a pending reply if they do not arrive in time.
+    pub(super) async fn start_poll(
         &self,
-        connection: &mut Connection,
+        mut connection: Connection,
         request: &ApiRequest,
         options: &RequestOptions,
-    ) -> Result<(StoreHeaders, Incoming), MemberError> {
-        let exchange = async {
-            let response = connection
-                .send(self.http_request(request, options))
-                .await
-                .map_err(|error| self.no_answer(error.as_ref(), options))?;
-            if response.status().is_success() {
-                return Ok((StoreHeaders::read(response.headers()), response.into_body()));
-            }
-            match self.read_response(connection, response, options).await {
-                Ok(_) => Err(MemberError::NoAnswer(
-                    format!("{}: a response with an error status and a successful body", self.url).into(),
-                )),
-                Err(error) => Err(error),
-            }
+    ) -> Result<(StoreHeaders, PollReply), MemberError> {
+        let http_request = self.http_request(request, options);
+        let mut reply = async move {
+            let response = connection.send(http_request).await;
+            (connection, response)
+        }
+        .boxed();
+        let Ok((mut connection, response)) = timeout(options.timeout, &mut reply).await else {
+            return Ok((StoreHeaders::default(), PollReply::Pending(reply)));
         };
-        timeout(options.timeout, exchange).await.unwrap_or_else(|_| Err(self.timed_out(options.timeout)))
+        let response = response.map_err(|error| self.no_answer(error.as_ref(), options))?;
+        if response.status().is_success() {
+            let headers = StoreHeaders::read(response.headers());
+            return Ok((headers, PollReply::Body(connection, response.into_body())));
+        }
+        let read = self.read_response(&mut connection, response, options);
+        match timeout(options.timeout, read).await.unwrap_or_else(|_| Err(self.timed_out(options.timeout))) {
+            Ok(_) => Err(MemberError::NoAnswer(
+                format!("{}: a response with an error status and a successful body", self.url).into(),
+            )),
+            Err(error) => Err(error),
+        }
     }
 
     /// Opens a connection.
@@ -189,7 +199,7 @@ impl Member {
             None => {
                 let to = location.map(|to| format!(" to {to}")).unwrap_or_default();
                 let reason = format!(
-                    "{url} does not serve etcd's v2 interface (HTTP status {status}{to}): etcd 2.3 to 3.3 serve it, 3.4 and \
+                    "{url} {NOT_SERVED} (HTTP status {status}{to}): etcd 2.3 to 3.3 serve it, 3.4 and \
                      3.5 only with --enable-v2=true, later versions not at all"
                 );
                 MemberError::Refused(reason.into())

@@ -378,7 +378,11 @@ impl Store {
                 RegistryError::Unavailable(self.describe(), reason)
             }
             CallError::Etcd(ref error, _) if error.code == EtcdError::NOT_A_DIRECTORY => {
-                let reason = format!("{} is a value, expected a directory", error.cause);
+                let cure = match error.cause.strip_suffix("/config") {
+                    Some(prefix) => format!("; if it is the network config, use -etcd-prefix={prefix}"),
+                    None => String::new(),
+                };
+                let reason = format!("{} is a value, expected a directory{cure}", error.cause);
                 RegistryError::Refused(self.describe(), reason.into())
             }
             error @ (CallError::Refused(_) | CallError::Etcd(..)) => {

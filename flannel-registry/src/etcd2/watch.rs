@@ -37,7 +37,7 @@ use super::cluster::{CallError, LongPoll, PollConnection};
 use super::keys::{KeyChange, path};
 use super::member::ApiRequest;
 use super::request_counters::CallKind;
-use super::response::{EtcdError, parse};
+use super::response::{EtcdError, StoreHeaders, parse};
 use super::store::Store;
 use crate::etcd::{EventQueue, Position};
 
@@ -134,13 +134,22 @@ impl Watch {
             }
             Err(error) => return self.fail(error, WatchState::Opening(known, None)),
         };
-        let member = poll.headers.position(known);
+        let headers = match poll.is_pending() {
+            false => poll.headers,
+            // A proxy may hold the headers back until the next event; then a read shows the position of the store.
+            true => match self.store.get(self.store.keys.config(), false).await {
+                Ok(Ok(response)) => response.headers,
+                Ok(Err(absent)) => StoreHeaders { index: Some(absent.index), ..StoreHeaders::default() },
+                Err(error) => return self.fail(error, WatchState::Opening(known, None)),
+            },
+        };
+        let member = headers.position(known);
         if !known.can_continue_at(&member) {
-            self.store.cluster.endpoints.skip(poll.connection.member);
+            self.store.cluster.endpoints.skip(poll.member);
             return self.relist("the store is another one, or a member lags behind");
         }
         let stands_still = self.quiet_at.take().is_some_and(|at| Some(at) == raft_index(&poll));
-        if stands_still && is_partitioned(&self.store, poll.connection.member).await {
+        if stands_still && is_partitioned(&self.store, poll.member).await {
             return self.broken("the member is cut off from the cluster", known, &poll);
         }
         self.queue.available();
@@ -166,7 +175,7 @@ impl Watch {
                 }
                 // There was no event up to the index in the headers, or the response would have been that event.
                 let revision = known.revision.max(poll.headers.index.unwrap_or_default());
-                WatchState::Opening(Position { revision, ..known }, Some(poll.connection))
+                WatchState::Opening(Position { revision, ..known }, poll.into_connection())
             }
             Ok(Ok(body)) => self.take_event(known, &body, *poll),
             Ok(Err(error)) => self.broken(&error.to_string(), known, &poll),
@@ -206,7 +215,7 @@ impl Watch {
                     self.late = BEHIND - 1;
                     return self.relist("events arrive faster than they can be polled");
                 }
-                WatchState::Opening(Position { revision, ..known }, Some(poll.connection))
+                WatchState::Opening(Position { revision, ..known }, poll.into_connection())
             }
             KeyChange::DirectoryRemoved => self.relist("a directory was removed with its entries"),
         }
@@ -228,8 +237,8 @@ impl Watch {
     /// Moves on from the member that served the watch.
     fn broken(&mut self, reason: &str, known: Position, poll: &LongPoll) -> WatchState {
         let endpoints = &self.store.cluster.endpoints;
-        endpoints.skip(poll.connection.member);
-        let reason = format!("{}: {reason}", endpoints.url(poll.connection.member));
+        endpoints.skip(poll.member);
+        let reason = format!("{}: {reason}", endpoints.url(poll.member));
         self.fail(CallError::NoAnswer(reason.into()), WatchState::Opening(known, None))
     }
 
@@ -242,7 +251,7 @@ impl Watch {
 
 /// Returns the member of a poll and its Raft index.
 fn raft_index(poll: &LongPoll) -> Option<(usize, u64)> {
-    poll.headers.raft.map(|raft| (poll.connection.member, raft))
+    poll.headers.raft.map(|raft| (poll.member, raft))
 }
 
 /// Finds out whether a member is partitioned, with a quorum read; the member that answers it becomes the first to ask.

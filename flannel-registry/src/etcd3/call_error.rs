@@ -28,7 +28,8 @@ impl CallError {
 /// Classifies an error. The codes are those of gRPC as etcd uses them (`api/v3rpc/rpctypes/error.go`).
 pub(super) fn call_error(error: &etcd_client::Error, url: &str) -> CallError {
     if let etcd_client::Error::GRpcStatus(status) = error {
-        let reason = format!("{url}: {}", text(status)).into();
+        let text = text(status);
+        let reason = format!("{url}: {text}").into();
         return match status.code() {
             Code::NotFound | Code::OutOfRange => CallError::Transient(reason),
             Code::InvalidArgument

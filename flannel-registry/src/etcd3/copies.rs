@@ -13,7 +13,8 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::call_error::CallError;
 use super::keys::unsigned;
-use super::records::{NO_LEASE, TxnOutcome};
+use super::lease_id::NO_LEASE;
+use super::records::TxnOutcome;
 use super::request_counters::CallKind;
 use super::store::Store;
 use crate::Etcd3Registry;
@@ -71,7 +72,7 @@ impl Etcd3Registry {
             Some(ttl) => store.grant(ttl, marked_id).await.map_err(|error| store.unwritten(error))?,
             None => NO_LEASE,
         };
-        match store.put(&subnet, condition, &source.record, id).await {
+        match store.put(&subnet, condition, source.record.as_bytes(), id).await {
             Ok(Some(_)) => {
                 store.drop_lease(previous_id).await;
                 Ok(true)

@@ -3,6 +3,7 @@
 use etcd_client::KeyValue;
 use flannel_core::{BadRecord, Lease, RegistryEvent, Revision, SubnetKey, Term, read_record, read_removal};
 
+use super::lease_id::is_release;
 use crate::etcd::KeyLayout;
 
 /// The keys of a network, and how to read their values.
@@ -20,6 +21,11 @@ impl Keys {
     /// Returns the key of the network config.
     pub(super) fn config(&self) -> &str {
         self.layout.config()
+    }
+
+    /// See [`KeyLayout::misplaced_config`].
+    pub(super) fn misplaced_config(&self) -> Option<(&str, &str)> {
+        self.layout.misplaced_config()
     }
 
     /// Returns the prefix of all lease keys, with its trailing slash.
@@ -56,6 +62,7 @@ impl Keys {
             return read_removal(&self.name(record.key()), revision(record));
         }
         match self.read(record) {
+            Ok(lease) if is_release(record.lease()) => RegistryEvent::Released(lease.subnet, lease.revision),
             Ok(lease) => RegistryEvent::Put(lease.into()),
             Err(bad) => RegistryEvent::Bad(bad),
         }

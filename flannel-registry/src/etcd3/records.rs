@@ -7,6 +7,7 @@
 //! repeated because the first member did not answer, a record with this id shows that the first member wrote it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,13 +16,14 @@ use etcd_client::{
     TxnOp,
 };
 use flannel_core::{
-    BoxError, LastContact, Lease, LeaseAttrs, RegistryError, RegistryEvent, Revision, Snapshot,
-    StoreIdentity, SubnetKey, SubnetRegistry, Term,
+    BoxError, LastContact, Lease, LeaseAttrs, NetworkConfig, RegistryError, RegistryEvent, Revision,
+    Snapshot, StoreIdentity, SubnetKey, SubnetRegistry, Term,
 };
 use futures::stream::BoxStream;
 
 use super::call_error::CallError;
 use super::keys::{revision, unsigned};
+use super::lease_id::NO_LEASE;
 use super::request_counters::CallKind;
 use super::store::Store;
 use super::watch::watch;
@@ -56,6 +58,9 @@ impl SubnetRegistry for Etcd3Registry {
         let (revision, record) =
             store.get(store.keys.config()).await.map_err(|error| store.unwritten(error))?;
         store.config_revision.set(revision);
+        if record.is_none() {
+            store.find_misplaced_config().await?;
+        }
         let text = record.map(|record| String::from_utf8(record.into_key_value().1));
         text.transpose().map_err(|error| RegistryError::Refused(store.describe(), error.into()))
     }
@@ -80,7 +85,7 @@ impl SubnetRegistry for Etcd3Registry {
         let store = &*self.store;
         let id = store.grant(ttl, || NO_LEASE).await.map_err(|error| store.unwritten(error))?;
         let absent = Compare::version(store.keys.subnet(&subnet), CompareOp::Equal, 0);
-        match store.put(&subnet, absent, &attrs.to_record(), id).await {
+        match store.put(&subnet, absent, attrs.to_record().as_bytes(), id).await {
             Ok(Some(revision)) => Ok(Lease { subnet, attrs: attrs.clone(), revision, term: Term::Limited }),
             Ok(None) => {
                 store.revoke(id).await;
@@ -98,7 +103,7 @@ impl SubnetRegistry for Etcd3Registry {
             NO_LEASE => NO_LEASE,
             _ => store.grant(ttl, || NO_LEASE).await.map_err(|error| store.unwritten(error))?,
         };
-        match store.put(&lease.subnet, store.is_at(lease), &attrs.to_record(), id).await {
+        match store.put(&lease.subnet, store.is_at(lease), attrs.to_record().as_bytes(), id).await {
             Ok(Some(revision)) => {
                 store.drop_lease(previous_id).await;
                 Ok(Lease { attrs: attrs.clone(), revision, ..lease.clone() })
@@ -144,21 +149,8 @@ impl SubnetRegistry for Etcd3Registry {
 
     async fn delete(&self, lease: &Lease) -> Result<(), RegistryError> {
         let store = &*self.store;
-        let id = store.unchanged(lease).await?.lease();
-        let removal = TxnOp::delete(store.keys.subnet(&lease.subnet), None);
-        let outcome = store.write(store.is_at(lease), removal).await;
-        match outcome.map_err(|error| store.uncertain(lease.subnet, error))? {
-            TxnOutcome::Applied(_) => {
-                store.drop_lease(id).await;
-                Ok(())
-            }
-            TxnOutcome::CompareFailed { retried } => match store.unchanged(lease).await {
-                // A member that was asked earlier and did not answer removed it.
-                Err(RegistryError::Gone(_)) if retried => Ok(()),
-                Err(error) => Err(error),
-                Ok(_) => Err(RegistryError::Changed(lease.subnet)),
-            },
-        }
+        let record = store.unchanged(lease).await?;
+        store.release(lease, record.value(), record.lease()).await
     }
 
     fn reconnect(&self) {
@@ -171,6 +163,28 @@ impl SubnetRegistry for Etcd3Registry {
 }
 
 impl Store {
+    /// Fails if the config is stored under the prefix itself. Looks only once, because a missing config is read often.
+    async fn find_misplaced_config(&self) -> Result<(), RegistryError> {
+        let Some((key, prefix)) = self.keys.misplaced_config().filter(|(key, _)| !key.is_empty()) else {
+            return Ok(());
+        };
+        if self.looked_for_misplaced.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let Ok((_, Some(record))) = self.get(key).await else { return Ok(()) };
+        if std::str::from_utf8(record.value()).is_ok_and(|text| NetworkConfig::parse(text).is_ok()) {
+            // The next read reports it again.
+            self.looked_for_misplaced.store(false, Ordering::Relaxed);
+            let cure = match prefix {
+                "" => format!("store it under {}", self.keys.config()),
+                prefix => format!("use -etcd-prefix={prefix}"),
+            };
+            let reason = format!("the network config is stored under the prefix itself, {key}; {cure}");
+            return Err(RegistryError::Refused(self.describe(), reason.into()));
+        }
+        Ok(())
+    }
+
     /// Reads all leases, and the position of the store.
     pub(super) async fn list(&self) -> Result<(Position, Snapshot), CallError> {
         let push = |snapshot: &mut Snapshot, record: KeyValue| match self.keys.read(&record) {
@@ -231,7 +245,7 @@ impl Store {
         &self,
         subnet: &SubnetKey,
         condition: Compare,
-        record: &str,
+        record: &[u8],
         id: i64,
     ) -> Result<Option<Revision>, CallError> {
         let key = self.keys.subnet(subnet);
@@ -241,7 +255,7 @@ impl Store {
             TxnOutcome::CompareFailed { retried: false } => Ok(None),
             TxnOutcome::CompareFailed { retried: true } => {
                 let (_, current) = self.get(&key).await?;
-                let own = current.filter(|found| found.lease() == id && found.value() == record.as_bytes());
+                let own = current.filter(|found| found.lease() == id && found.value() == record);
                 Ok(own.as_ref().map(revision))
             }
         }
@@ -356,9 +370,6 @@ impl Store {
         }
     }
 }
-
-/// The etcd lease id for "no lease".
-pub(super) const NO_LEASE: i64 = 0;
 
 /// The outcome of a transaction.
 pub(super) enum TxnOutcome {

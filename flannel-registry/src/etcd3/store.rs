@@ -1,5 +1,6 @@
 //! The state that the clones of a registry share.
 
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::cluster::Cluster;
@@ -16,6 +17,8 @@ pub(super) struct Store {
     pub(super) last_cluster: LastClusterId,
     pub(super) config_revision: ConfigRevision,
     pub(super) config_changes: ChangeNotifier,
+    /// Set once a missing config was looked for under the prefix itself.
+    pub(super) looked_for_misplaced: AtomicBool,
     pub(super) page_size: u32,
     pub(super) silence: Duration,
     pub(super) audit: Option<Duration>,
@@ -30,6 +33,7 @@ impl Store {
             last_cluster: LastClusterId::default(),
             config_revision: ConfigRevision::default(),
             config_changes: ChangeNotifier::default(),
+            looked_for_misplaced: AtomicBool::new(false),
             page_size: options.page_size,
             silence: options.silence,
             audit: options.audit,

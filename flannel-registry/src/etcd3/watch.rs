@@ -15,12 +15,13 @@
 //! A watch that resumes after a revision starts at Opening. Every way back has a pause, so nothing is retried in a tight
 //! loop. The state machine lives in the stream: it runs when the stream is polled and ends when it is dropped.
 
+use std::collections::BTreeSet;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{GetOptions, WatchOptions, WatchResponse, WatchStream};
-use flannel_core::{RegistryEvent, Revision};
+use etcd_client::{GetOptions, GetResponse, WatchOptions, WatchResponse, WatchStream};
+use flannel_core::{RegistryEvent, Revision, SubnetKey};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::time::{Instant, sleep, timeout};
@@ -44,8 +45,15 @@ pub(super) fn watch(store: Arc<Store>, after: Option<Revision>) -> BoxStream<'st
         None => WatchState::Listing,
     };
     let config = store.config_revision.get();
-    let mut watch =
-        Watch { store, state, queue: EventQueue::default(), audit: None, config, listed: after.is_some() };
+    let mut watch = Watch {
+        store,
+        state,
+        queue: EventQueue::default(),
+        audit: None,
+        config,
+        listed: after.is_some(),
+        released: BTreeSet::new(),
+    };
     watch.schedule_audit();
     stream::unfold(watch, |watch| async { Some(watch.next().await) }).boxed()
 }
@@ -60,6 +68,8 @@ struct Watch {
     config: Option<u64>,
     /// Whether the leases were listed before.
     listed: bool,
+    /// Subnets whose release was yielded, and whose record is about to be removed.
+    released: BTreeSet<SubnetKey>,
 }
 
 enum WatchState {
@@ -83,6 +93,11 @@ struct Subscription {
     /// Whether a progress request is unanswered. `etcd grpc-proxy` answers none, and etcd 3.6 none while nothing was
     /// written since the watch was opened.
     progress_requested: bool,
+    /// The revision of the store at the last check, and the number of leases then.
+    checked_revision: Option<u64>,
+    checked_leases: Option<i64>,
+    /// Whether the last check found a lease that was written after the last event.
+    missed: bool,
 }
 
 impl Subscription {
@@ -178,8 +193,16 @@ impl Watch {
         let (stream, first) = response.value;
         let id = first.as_ref().map_or(0, WatchResponse::watch_id);
         let member = response.member;
-        let mut subscription =
-            Box::new(Subscription { stream, id, member, epoch, progress_requested: false });
+        let mut subscription = Box::new(Subscription {
+            stream,
+            id,
+            member,
+            epoch,
+            progress_requested: false,
+            checked_revision: None,
+            checked_leases: None,
+            missed: false,
+        });
         if self.config.is_none() {
             self.notify_config(known.revision);
         }
@@ -240,6 +263,7 @@ impl Watch {
             }
             Ok(Ok(Some(response))) => {
                 subscription.progress_requested = false;
+                (subscription.checked_leases, subscription.missed) = (None, false);
                 self.queue.reset_backoff();
                 if subscription.is_of_config(&response) {
                     self.store.cluster.contact.record();
@@ -266,35 +290,68 @@ impl Watch {
         }
     }
 
-    /// Checks with a read whether the member of a silent watch still answers, on the connection of the watch.
-    async fn check_member(&mut self, known: Position, subscription: Box<Subscription>) -> WatchState {
-        let cluster = &self.store.cluster;
-        cluster.counters.count(CallKind::Range);
-        let key = self.store.keys.config();
-        let read = |mut connection: Connection| async move {
-            connection.kv.get(key, Some(GetOptions::new().with_count_only())).await
+    /// Checks with reads, on the connection of a silent watch, whether its member answers and withholds no events.
+    async fn check_member(&mut self, known: Position, mut subscription: Box<Subscription>) -> WatchState {
+        let config = GetOptions::new().with_count_only();
+        let response = match self.read(&subscription, self.store.keys.config(), config).await {
+            Ok(response) => response,
+            Err(error) => return self.silent(&error.into_reason().to_string(), known, &subscription),
         };
-        match cluster.call_member(subscription.member, &read).await {
-            Ok(response) => {
-                let member = response.header().map(Position::of).unwrap_or(known);
-                if !known.can_continue_at(&member) {
-                    let reason = format!("the store is another one or went back to {}", member.revision);
-                    return self.apply(WatchAction::Relist(reason), known, subscription);
-                }
-                self.queue.reset_backoff();
-                self.apply(WatchAction::Continue(known, Vec::new()), known, subscription)
+        let member = response.header().map(Position::of).unwrap_or(known);
+        if !known.can_continue_at(&member) {
+            let reason = format!("the store is another one or went back to revision {}", member.revision);
+            return self.apply(WatchAction::Relist(reason), known, subscription);
+        }
+        if subscription.checked_revision != Some(member.revision) {
+            // Something was written, perhaps to keys of others.
+            let written = GetOptions::new()
+                .with_range(self.store.keys.subnets_end())
+                .with_min_mod_revision(known.signed_revision().saturating_add(1))
+                .with_keys_only()
+                .with_limit(1);
+            let response = match self.read(&subscription, self.store.keys.subnets(), written).await {
+                Ok(response) => response,
+                Err(error) => return self.silent(&error.into_reason().to_string(), known, &subscription),
+            };
+            let leases = response.count();
+            let is_missed = !response.kvs().is_empty()
+                || subscription.checked_leases.is_some_and(|checked| leases < checked);
+            if is_missed && mem::replace(&mut subscription.missed, true) {
+                return self.silent("its member withholds events", known, &subscription);
             }
-            Err(error) => {
-                let reason = error.into_reason();
-                self.broken(&format!("the watch is silent: {reason}"), known, &subscription)
+            if !is_missed {
+                subscription.checked_revision = Some(member.revision);
+                subscription.checked_leases = Some(leases);
             }
         }
+        self.apply(WatchAction::Continue(known, Vec::new()), known, subscription)
+    }
+
+    async fn read(
+        &self,
+        subscription: &Subscription,
+        key: &str,
+        options: GetOptions,
+    ) -> Result<GetResponse, CallError> {
+        let cluster = &self.store.cluster;
+        cluster.counters.count(CallKind::Range);
+        let read = |mut connection: Connection| {
+            let options = options.clone();
+            async move { connection.kv.get(key, Some(options)).await }
+        };
+        cluster.call_member(subscription.member, &read).await
+    }
+
+    fn silent(&mut self, reason: &str, known: Position, subscription: &Subscription) -> WatchState {
+        self.broken(&format!("the watch is silent: {reason}"), known, subscription)
     }
 
     fn apply(&mut self, action: WatchAction, known: Position, subscription: Box<Subscription>) -> WatchState {
         match action {
             WatchAction::Continue(position, events) => {
                 self.queue.available();
+                let events: Vec<_> =
+                    events.into_iter().filter(|event| !self.is_repeated_removal(event)).collect();
                 self.queue.push(events);
                 self.store.cluster.contact.record_at(position.revision);
                 WatchState::Following(position, subscription)
@@ -306,6 +363,26 @@ impl Watch {
                 WatchState::Listing
             }
             WatchAction::Reopen(reason) => self.broken(&reason, known, &subscription),
+        }
+    }
+
+    /// Reports whether an event is the removal that follows a release.
+    fn is_repeated_removal(&mut self, event: &RegistryEvent) -> bool {
+        match event {
+            RegistryEvent::Released(subnet, _) => {
+                self.released.insert(*subnet);
+                false
+            }
+            RegistryEvent::Put(lease) => {
+                self.released.remove(&lease.subnet);
+                false
+            }
+            RegistryEvent::Deleted(subnet, _) => self.released.remove(subnet),
+            RegistryEvent::Snapshot(_)
+            | RegistryEvent::Bad(_)
+            | RegistryEvent::BadDeleted(_)
+            | RegistryEvent::Unavailable(_)
+            | RegistryEvent::Available => false,
         }
     }
 

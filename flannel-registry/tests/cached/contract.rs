@@ -1,4 +1,4 @@
-//! It keeps the promises of every lease manager.
+//! The contract of a lease manager.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use flannel_testing::contract::manager::RegistryBacked;
 use crate::memory::{Memory, OUTAGE};
 use crate::site::{NETWORK, Site, host};
 
-/// Hosts with a file each, in the directory of a site.
+/// Returns hosts, each with its own file in the directory of a site.
 fn hosts() -> RegistryBacked<Memory> {
     let site = Site::new();
     let hosts = RegistryBacked::new(Memory::new(), move |registry, n, ttl| {

@@ -1,4 +1,4 @@
-//! What is in the file, when it is written, and when it is not believed.
+//! Content, writes and validation of the cache file.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::site::{NETWORK, OWN, Site, host, key, start, until_complete};
 const PEERS: &[(&str, u8)] = &[("10.5.2.0-24", 2), ("10.5.3.0-24", 3)];
 
 #[tokio::test(start_paused = true)]
-async fn the_file_says_what_the_registry_says() {
+async fn the_file_holds_the_state_of_the_registry() {
     let site = Site::after_a_run(PEERS).await;
     let text = site.text();
     let lines: Vec<_> = text.lines().collect();
@@ -25,7 +25,7 @@ async fn the_file_says_what_the_registry_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_changes_are_one_write() {
+async fn many_changes_cause_one_write() {
     let site = Site::new();
     let manager = site.manager();
     let own = start(&manager).await.unwrap();
@@ -34,7 +34,7 @@ async fn many_changes_are_one_write() {
     site.is_written(&mut events, |text| !text.is_empty()).await;
     for last in 20..30 {
         site.peer(&format!("10.5.{last}.0-24"), last);
-        // Part of the second in which nothing is written.
+        // Within the minimum interval between writes.
         assert!(timeout(Duration::from_millis(50), events.next()).await.is_ok());
         assert!(timeout(Duration::from_millis(20), events.next()).await.is_err());
         assert_eq!(site.text().lines().count(), 6);
@@ -43,7 +43,7 @@ async fn many_changes_are_one_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn peers_that_all_leave_at_once_stay_in_the_file_while_that_is_doubted() {
+async fn peers_that_all_leave_at_once_stay_in_the_file_while_they_are_held() {
     let site = Site::after_a_run(PEERS).await;
     let manager = site.manager();
     let own = start(&manager).await.unwrap();
@@ -52,7 +52,7 @@ async fn peers_that_all_leave_at_once_stay_in_the_file_while_that_is_doubted() {
     for (subnet, _) in PEERS {
         site.revoke(subnet).await;
     }
-    // A change, so that there is something to write.
+    // A change, so that the file is written.
     site.peer("10.5.4.0-24", 4);
     site.is_written(&mut events, |text| text.contains("10.5.4.0-24") && text.contains("10.5.2.0-24")).await;
     assert!(timeout(Duration::from_secs(250), events.next()).await.is_err());
@@ -62,7 +62,7 @@ async fn peers_that_all_leave_at_once_stay_in_the_file_while_that_is_doubted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_in_the_file_is_used_by_this_host_in_this_network_only() {
+async fn a_file_of_another_host_or_network_is_ignored() {
     let site = Site::after_a_run(PEERS).await;
     site.faulty.stop_responding();
     assert!(site.manager_of("/another/network", 1).config().await.is_err());
@@ -75,7 +75,7 @@ async fn what_is_in_the_file_is_used_by_this_host_in_this_network_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_network_that_is_left_is_forgotten() {
+async fn releasing_the_lease_removes_the_file() {
     let site = Site::after_a_run(PEERS).await;
     let manager = site.manager();
     let own = start(&manager).await.unwrap();

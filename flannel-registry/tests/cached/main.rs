@@ -1,4 +1,4 @@
-//! A manager that remembers, on a registry in memory that fails on demand, with the clock paused.
+//! A cached lease manager over a registry in memory that fails on demand, with a paused clock.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod contract;

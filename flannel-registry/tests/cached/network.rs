@@ -1,4 +1,4 @@
-//! Whole networks that start without their registry.
+//! Networks that start without their registry.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ impl Running {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_network_is_ready_from_memory_removes_nothing_and_then_converges() {
+async fn a_network_is_ready_from_the_cache_removes_nothing_and_converges_later() {
     let site = Site::after_a_run(PEERS).await;
     site.faulty.stop_responding();
     let mut running = run(&site);
@@ -76,7 +76,7 @@ async fn a_network_is_ready_from_memory_removes_nothing_and_then_converges() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_subnet_that_another_host_took_meanwhile_is_given_up_with_a_clear_word() {
+async fn a_subnet_that_another_host_took_is_given_up_with_a_clear_reason() {
     let site = Site::after_a_run(PEERS).await;
     site.revoke(OWN).await;
     site.peer(OWN, 9);
@@ -93,7 +93,7 @@ async fn a_subnet_that_another_host_took_meanwhile_is_given_up_with_a_clear_word
 }
 
 #[tokio::test(start_paused = true)]
-async fn peers_that_left_all_at_once_are_held_through_a_start_for_a_bounded_time() {
+async fn peers_that_left_at_once_are_held_across_a_restart_for_a_bounded_time() {
     let site = Site::after_a_run(PEERS).await;
     for (subnet, _) in PEERS {
         site.revoke(subnet).await;

@@ -1,4 +1,4 @@
-//! The promises of a lease manager, kept also while the registry is silent.
+//! The contract of a lease manager while the registry is unavailable.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::site::{CONFIG, DAY, MOMENT, NETWORK, OWN, Site, host, key, short, sta
 const PEERS: &[(&str, u8)] = &[("10.5.2.0-24", 2), ("10.5.3.0-24", 3)];
 
 #[tokio::test(start_paused = true)]
-async fn one_lease_the_remembered_one_is_given_while_the_registry_is_silent() {
+async fn the_cached_lease_is_used_while_the_registry_is_unavailable() {
     let site = Site::after_a_run(PEERS).await;
     for call in [Call::Config, Call::List, Call::Renew] {
         site.faulty.fail_next(call, [Fault::Unavailable]);
@@ -43,7 +43,7 @@ async fn attributes_are_published_when_the_registry_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_remembered_lease_that_the_configuration_does_not_offer_any_more_is_not_used() {
+async fn a_cached_lease_that_the_config_no_longer_offers_is_not_used() {
     let site = Site::after_a_run(PEERS).await;
     site.store.set_config(r#"{"Network":"10.6.0.0/16"}"#);
     let manager = site.manager();
@@ -57,11 +57,11 @@ async fn a_remembered_lease_that_the_configuration_does_not_offer_any_more_is_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_remembered_is_a_lease_and_a_configuration_that_offers_it() {
+async fn the_cache_holds_a_lease_and_a_config_that_offers_it() {
     let site = Site::after_a_run(PEERS).await;
     let manager = site.manager();
     let own = start(&manager).await.unwrap();
-    // A running network keeps its subnet under another size, and gets one of that size when it loses it.
+    // A running network keeps its subnet when the subnet length changes, and gets one of the new length when it loses it.
     site.store.set_config(r#"{"Network":"10.5.0.0/16","SubnetLen":25}"#);
     let config = manager.config().await.unwrap();
     site.revoke(&own.subnet.to_string()).await;
@@ -74,7 +74,7 @@ async fn what_is_remembered_is_a_lease_and_a_configuration_that_offers_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_gone_is_taken_again_with_the_same_subnet() {
+async fn a_vanished_lease_is_acquired_again_with_the_same_subnet() {
     let site = Site::after_a_run(PEERS).await;
     site.revoke(OWN).await;
     site.faulty.stop_responding();
@@ -87,7 +87,7 @@ async fn a_lease_that_is_gone_is_taken_again_with_the_same_subnet() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_stolen_a_lease_that_another_host_holds_now_is_lost_and_another_taken() {
+async fn a_lease_that_another_host_holds_is_lost_and_replaced() {
     let site = Site::after_a_run(PEERS).await;
     site.revoke(OWN).await;
     site.store.create(key(OWN), &host(7), DAY).await.unwrap();
@@ -99,7 +99,7 @@ async fn nothing_is_stolen_a_lease_that_another_host_holds_now_is_lost_and_anoth
     let lost = keep.next().await;
     assert!(matches!(&lost, Some(KeepEvent::Lost(reason)) if reason.contains(OWN)), "{lost:?}");
     assert!(keep.next().await.is_none());
-    // Silence again does not bring back what is another host's.
+    // Another outage does not restore a lease that another host holds.
     site.faulty.stop_responding();
     assert!(start(&manager).await.is_err());
     site.faulty.resume_responding();
@@ -110,7 +110,7 @@ async fn nothing_is_stolen_a_lease_that_another_host_holds_now_is_lost_and_anoth
 }
 
 #[tokio::test(start_paused = true)]
-async fn keeping_lasts_however_long_the_registry_is_silent() {
+async fn a_lease_is_kept_throughout_an_outage() {
     let site = Site::after_a_run(PEERS).await;
     site.faulty.stop_responding();
     let manager = site.manager();
@@ -127,7 +127,7 @@ async fn keeping_lasts_however_long_the_registry_is_silent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_tells_the_remembered_peers_then_what_became_of_them() {
+async fn a_watch_yields_the_cached_peers_and_then_their_changes() {
     let site = Site::after_a_run(&[PEERS[0], PEERS[1], ("10.5.8.0-24", 8)]).await;
     site.faulty.stop_responding();
     let manager = site.manager();
@@ -142,7 +142,7 @@ async fn a_watch_tells_the_remembered_peers_then_what_became_of_them() {
         "+10.5.3.0-24 192.168.0.3",
         "+10.5.8.0-24 192.168.0.8",
         "recalled",
-        "silent",
+        "unavailable",
     ];
     assert_eq!(short(&told), remembered);
 
@@ -151,12 +151,13 @@ async fn a_watch_tells_the_remembered_peers_then_what_became_of_them() {
     site.peer("10.5.4.0-24", 4);
     site.faulty.resume_responding();
     let told = until_complete(&mut events).await;
-    let news = ["heard", "+10.5.3.0-24 192.168.0.33", "+10.5.4.0-24 192.168.0.4", "-10.5.2.0-24", "complete"];
+    let news =
+        ["available", "+10.5.3.0-24 192.168.0.33", "+10.5.4.0-24 192.168.0.4", "-10.5.2.0-24", "complete"];
     assert_eq!(short(&told), news);
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_the_registry_there_a_watch_tells_what_is_there_and_who_left_meanwhile() {
+async fn an_available_registry_shows_current_and_departed_peers() {
     let site = Site::after_a_run(PEERS).await;
     site.revoke("10.5.2.0-24").await;
     let manager = site.manager();
@@ -167,7 +168,7 @@ async fn with_the_registry_there_a_watch_tells_what_is_there_and_who_left_meanwh
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_watch_that_hears_the_registry_has_the_lease_confirmed_at_once() {
+async fn the_lease_is_confirmed_as_soon_as_the_watch_reaches_the_registry() {
     let site = Site::after_a_run(PEERS).await;
     site.faulty.stop_responding();
     let manager = site.manager();
@@ -187,18 +188,18 @@ async fn the_watch_that_hears_the_registry_has_the_lease_confirmed_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_configuration_that_is_gone_or_wrong_does_not_keep_a_host_from_starting_again() {
+async fn a_missing_or_invalid_config_does_not_prevent_a_restart() {
     let site = Site::after_a_run(PEERS).await;
     site.store.set_config("nonsense");
     let manager = site.manager();
     assert_eq!(manager.config().await.unwrap().ipv4, NetworkConfig::parse(CONFIG).unwrap().ipv4);
     let own = start(&manager).await.unwrap();
-    // The registry answers all the same, so nothing else is taken from memory.
+    // The registry answers, so nothing else comes from the cache.
     assert!(!short(&until_complete(&mut manager.watch(own.subnet)).await).contains(&"recalled".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_memory_the_errors_are_those_of_the_registry() {
+async fn without_a_cache_errors_are_passed_on() {
     let site = Site::new();
     site.faulty.stop_responding();
     let error = start(&site.manager()).await.unwrap_err();
@@ -207,7 +208,7 @@ async fn without_a_memory_the_errors_are_those_of_the_registry() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_published_is_what_is_remembered() {
+async fn published_attributes_are_cached() {
     let site = Site::after_a_run(PEERS).await;
     let manager = site.manager();
     let own = start(&manager).await.unwrap();
@@ -225,12 +226,12 @@ async fn what_was_published_is_what_is_remembered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_from_memory_is_confirmed_by_publishing_it() {
+async fn publishing_a_cached_lease_confirms_it() {
     let site = Site::after_a_run(PEERS).await;
     site.faulty.stop_responding();
     let manager = site.manager();
     let own = start(&manager).await.unwrap();
-    assert!(manager.publish(&own, &host(77)).await.is_err(), "nobody answers");
+    assert!(manager.publish(&own, &host(77)).await.is_err(), "the registry is unavailable");
     site.faulty.resume_responding();
     let own = manager.publish(&own, &host(77)).await.unwrap();
     assert!(site.leases().await.contains(&(OWN.to_owned(), host(77))));

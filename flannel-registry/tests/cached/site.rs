@@ -22,7 +22,7 @@ pub(crate) const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"f
 pub(crate) const NETWORK: &str = "/coreos.com/network";
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 pub(crate) const OWN: &str = "10.5.9.0-24";
-/// Long enough for everything that does not wait for a renewal.
+/// Long enough for everything except a renewal.
 pub(crate) const MOMENT: Duration = Duration::from_secs(120);
 
 type Inner = CachedLeaseManager<RegistryLeaseManager<FaultyRegistry<MemoryRegistry>>>;
@@ -95,7 +95,7 @@ impl Site {
         std::fs::read_to_string(self.path()).unwrap_or_default()
     }
 
-    /// The host's manager after a start.
+    /// Returns the host's manager as after a start.
     pub(crate) fn manager(&self) -> Manager {
         self.manager_of(NETWORK, 1)
     }
@@ -108,12 +108,12 @@ impl Site {
         Manager(Arc::new(CachedLeaseManager::open(inner, options)))
     }
 
-    /// Writes the lease of a peer that never renews it.
+    /// Writes the lease of a peer, which is never renewed.
     pub(crate) fn peer(&self, subnet: &str, last: u8) {
         self.store.put_raw(subnet, host(last).to_record().as_bytes());
     }
 
-    /// The peers, and a run of this host that knew them and ended.
+    /// Adds peers, and runs this host once so that it caches them.
     pub(crate) async fn after_a_run(peers: &[(&str, u8)]) -> Self {
         let site = Self::new();
         for (subnet, last) in peers {
@@ -127,7 +127,7 @@ impl Site {
         site
     }
 
-    /// Lets a watch go on until the file is as it should be.
+    /// Polls a watch until the file has the expected content.
     pub(crate) async fn is_written(
         &self,
         events: &mut BoxStream<'static, PeerEvent>,
@@ -148,7 +148,7 @@ impl Site {
         leases.into_iter().map(|lease| (lease.subnet.to_string(), lease.attrs.clone())).collect()
     }
 
-    /// Ends the lease of a subnet.
+    /// Removes the lease of a subnet.
     pub(crate) async fn revoke(&self, subnet: &str) {
         assert!(self.store.remove_raw(subnet));
     }
@@ -160,7 +160,7 @@ impl Drop for Site {
     }
 }
 
-/// Does what a network does at its start.
+/// Makes the calls of a starting network.
 pub(crate) async fn start(manager: &Manager) -> Result<Lease, ManagerError> {
     let config: NetworkConfig = manager.config().await?;
     let attrs = host(1);
@@ -169,7 +169,7 @@ pub(crate) async fn start(manager: &Manager) -> Result<Lease, ManagerError> {
     manager.acquire(request).await
 }
 
-/// Returns what is told up to `Complete`.
+/// Returns the events up to `Complete`.
 pub(crate) async fn until_complete(events: &mut BoxStream<'static, PeerEvent>) -> Vec<PeerEvent> {
     let mut seen = Vec::new();
     loop {
@@ -182,7 +182,7 @@ pub(crate) async fn until_complete(events: &mut BoxStream<'static, PeerEvent>) -
     }
 }
 
-/// What was told, in short.
+/// Formats events briefly.
 pub(crate) fn short(events: &[PeerEvent]) -> Vec<String> {
     let mut told = Vec::new();
     for event in events {
@@ -194,8 +194,8 @@ pub(crate) fn short(events: &[PeerEvent]) -> Vec<String> {
             PeerEvent::CacheRejected(_) => told.push("disowned".to_owned()),
             PeerEvent::FromCache(_) => told.push("recalled".to_owned()),
             PeerEvent::Complete => told.push("complete".to_owned()),
-            PeerEvent::RegistryUnavailable(_) => told.push("silent".to_owned()),
-            PeerEvent::RegistryAvailable => told.push("heard".to_owned()),
+            PeerEvent::RegistryUnavailable(_) => told.push("unavailable".to_owned()),
+            PeerEvent::RegistryAvailable => told.push("available".to_owned()),
             PeerEvent::Bad(_) => told.push("bad".to_owned()),
             other => told.push(format!("{other:?}")),
         }

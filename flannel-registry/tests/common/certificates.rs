@@ -1,4 +1,4 @@
-//! Certificates for one test, in files that go with it.
+//! Certificates for one test, in temporary files.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -10,13 +10,13 @@ use rcgen::{
     PKCS_RSA_SHA256, SanType, date_time_ymd,
 };
 
-/// An RSA key of 2048 bits as `cfssl` writes one; it secures nothing but tests.
+/// A 2048-bit RSA key as written by `cfssl`, for tests only.
 const RSA_PKCS1: &str = include_str!("rsa-pkcs1.pem");
-/// The same key in the other form.
+/// The same key as PKCS#8.
 const RSA_PKCS8: &str = include_str!("rsa-pkcs8.pem");
 
-/// Files for the authority, the certificate and the key of which one cannot be used, after [`Certificates::spoil`]; and
-/// which one with what reason is to be told.
+/// CA, certificate and key files of which one is unusable, after [`Certificates::spoil`]; and the expected file and
+/// reason in the error.
 pub(crate) const SPOILT: [([&str; 3], [&str; 2]); 7] = [
     (["absent.pem", "client.pem", "client-key.pem"], ["absent.pem", "No such file"]),
     (["garbage.pem", "client.pem", "client-key.pem"], ["garbage.pem", "contains no PEM certificate"]),
@@ -27,14 +27,14 @@ pub(crate) const SPOILT: [([&str; 3], [&str; 2]); 7] = [
     (["ca.pem", "client.pem", "other-key.pem"], ["other-key.pem does not match", "client.pem"]),
 ];
 
-/// An authority, and the directory of its certificates.
+/// An authority and the directory of its certificates.
 pub(crate) struct Certificates {
     directory: PathBuf,
     authority: Issuer<'static, KeyPair>,
 }
 
 impl Certificates {
-    /// Makes an authority: `ca.pem`.
+    /// Creates an authority in `ca.pem`.
     pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -55,7 +55,7 @@ impl Certificates {
         self.directory.join(file)
     }
 
-    /// Replaces a file as programs do that rotate certificates: at once.
+    /// Replaces a file atomically, as programs that rotate certificates do.
     pub(crate) fn write(&self, file: &str, text: &str) -> PathBuf {
         let (path, new) = (self.path(file), self.path(&format!("{file}.new")));
         fs::write(&new, text).unwrap();
@@ -63,14 +63,14 @@ impl Certificates {
         path
     }
 
-    /// Makes `NAME.pem` and `NAME-key.pem` for a server at an address.
+    /// Creates `NAME.pem` and `NAME-key.pem` for a server at an address.
     pub(crate) fn server(&self, name: &str, address: Ipv4Addr) {
         self.issue(name, &KeyPair::generate().unwrap(), |params| {
             params.subject_alt_names = vec![SanType::IpAddress(address.into())];
         });
     }
 
-    /// Makes `NAME.pem` and `NAME-key.pem` for a server at an address, too late.
+    /// Creates `NAME.pem` and `NAME-key.pem` for a server at an address, already expired.
     pub(crate) fn expired_server(&self, name: &str, address: Ipv4Addr) {
         self.issue(name, &KeyPair::generate().unwrap(), |params| {
             params.subject_alt_names = vec![SanType::IpAddress(address.into())];
@@ -78,33 +78,33 @@ impl Certificates {
         });
     }
 
-    /// Makes `NAME.pem` and `NAME-key.pem` for a client, too late.
+    /// Creates `NAME.pem` and `NAME-key.pem` for a client, already expired.
     pub(crate) fn expired_client(&self, name: &str) {
         self.issue(name, &KeyPair::generate().unwrap(), |params| {
             params.not_after = date_time_ymd(2020, 1, 1);
         });
     }
 
-    /// Makes `rsa.pem` for a client with the RSA key, and the key in both forms.
+    /// Creates `rsa.pem` for a client with the RSA key, and the key in both forms.
     pub(crate) fn rsa_client(&self) -> [PathBuf; 2] {
         let rsa = KeyPair::from_pkcs8_pem_and_sign_algo(RSA_PKCS8, &PKCS_RSA_SHA256).unwrap();
         self.issue("rsa", &rsa, |_| {});
         [self.write("rsa-pkcs8.pem", RSA_PKCS8), self.write("rsa-pkcs1.pem", RSA_PKCS1)]
     }
 
-    /// Makes the files of [`SPOILT`], beside those of `client`.
+    /// Creates the files of [`SPOILT`], in addition to those of `client`.
     pub(crate) fn spoil(&self) {
         self.write("garbage.pem", "no certificate at all\n");
         self.write("half.pem", "-----BEGIN CERTIFICATE-----\nMIIB\n");
         self.client("other");
     }
 
-    /// Makes `NAME.pem` and `NAME-key.pem` for a client.
+    /// Creates `NAME.pem` and `NAME-key.pem` for a client.
     pub(crate) fn client(&self, name: &str) {
         self.issue(name, &KeyPair::generate().unwrap(), |_| {});
     }
 
-    /// Makes `NAME.pem` and `NAME-key.pem` of a key.
+    /// Creates `NAME.pem` and `NAME-key.pem` of a key.
     pub(crate) fn issue(&self, name: &str, key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);

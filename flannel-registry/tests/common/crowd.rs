@@ -1,4 +1,4 @@
-//! Whole nodes without a kernel, alone or many that start at the same moment, each with a registry of its own.
+//! Nodes without a kernel, each with its own registry.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -13,15 +13,15 @@ use flannel_testing::FakeBackend;
 use futures::StreamExt;
 use tokio::time::sleep;
 
-/// What the nodes read first.
+/// The network config.
 pub(crate) const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"fake"}}"#;
-/// How many they are.
+/// The number of nodes.
 pub(crate) const NODES: u8 = 60;
-/// How late all of them together may be on a machine that runs all tests at once. It is also how long their registries
-/// wait for an answer, so that being slow alone makes nobody ask twice.
+/// The time limit for all nodes on a machine that runs all tests at once. It is also the timeout of their registries, so
+/// that a slow machine causes no repeated requests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A node without a kernel, and what it was told so far.
+/// A node without a kernel, and the events it has emitted.
 pub(crate) struct Node {
     pub(crate) network: Network,
     pub(crate) host: FakeBackend,
@@ -47,8 +47,8 @@ impl Node {
         Self { network, host, events }
     }
 
-    /// Whether it was told anything like that.
-    pub(crate) fn was_told(&self, is_it: impl Fn(&NetworkEvent) -> bool) -> bool {
+    /// Reports whether the node emitted a matching event.
+    pub(crate) fn emitted(&self, is_it: impl Fn(&NetworkEvent) -> bool) -> bool {
         self.events.lock().unwrap().iter().any(is_it)
     }
 
@@ -67,7 +67,7 @@ pub(crate) struct Crowd<R> {
 }
 
 impl<R: SubnetRegistry + Clone> Crowd<R> {
-    /// Starts all nodes and waits until each knows all others.
+    /// Starts all nodes and waits until each knows all other nodes.
     pub(crate) async fn start(open: impl Fn() -> R) -> Self {
         let registries: Vec<R> = (0..NODES).map(|_| open()).collect();
         let numbered = (1..).zip(&registries);
@@ -77,13 +77,13 @@ impl<R: SubnetRegistry + Clone> Crowd<R> {
         crowd
     }
 
-    /// The subnets of all nodes.
+    /// Returns the subnets of all nodes.
     pub(crate) fn subnets(&self) -> BTreeSet<SubnetKey> {
         self.nodes.iter().filter_map(|node| node.network.lease()).map(|lease| lease.subnet).collect()
     }
 
-    /// Lets another host come, change and go, and waits each time until all nodes act on it.
-    pub(crate) async fn meet_a_stranger(&self, registry: &R) {
+    /// Adds, changes and removes another host, and waits each time until all nodes have applied it.
+    pub(crate) async fn add_change_and_remove_a_host(&self, registry: &R) {
         let day = Duration::from_secs(86_400);
         let subnet = "10.5.250.0-24&fc00::-64".parse().unwrap();
         let [before, after] = [1, 2].map(|last| LeaseAttrs::new(Ipv4Addr::new(10, 9, 8, last).into()));

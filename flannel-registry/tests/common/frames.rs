@@ -1,47 +1,47 @@
-//! The frames of HTTP/2 (RFC 9113, section 4.1), as far as is needed to tell a watch from a single call. Pure.
+//! HTTP/2 frames (RFC 9113, section 4.1), as far as needed to distinguish watches from unary calls. Pure.
 
 use std::collections::BTreeSet;
 
-/// How a connection of HTTP/2 begins on the client's side (RFC 9113, section 3.4).
+/// The client's preface of an HTTP/2 connection (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const END_STREAM: u8 = 1;
-/// A word of etcd that tells nothing is shorter, and an event of a lease longer.
+/// Progress responses are shorter, and events of a lease longer.
 const EVENT: usize = 75;
 
-/// What becomes of what a server says in calls that the client keeps open: watches and renewals.
+/// How the proxy treats server messages of open calls: watches and renewals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum News {
-    /// It is carried.
-    Told,
-    /// Events are lost, and other words carried.
+pub(crate) enum WatchFault {
+    /// Forwards them.
+    None,
+    /// Drops events and forwards other messages.
     Lost,
-    /// Everything is lost.
+    /// Drops all messages.
     Withheld,
-    /// After each event the first one is told again.
+    /// Repeats the first event after each event.
     Repeated,
-    /// The call is reset after its first word.
+    /// Resets the call after its first message.
     CutShort,
 }
 
-/// Both directions of one connection. One that does not speak HTTP/2 is carried as it is.
+/// Both directions of a connection. A connection without HTTP/2 is forwarded unchanged.
 #[derive(Default)]
 pub(crate) struct Streams {
     is_http2: bool,
     asked: Vec<u8>,
     told: Vec<u8>,
-    /// Calls that the client keeps open.
+    /// Calls that the client has not half-closed.
     open: BTreeSet<[u8; 4]>,
-    /// Calls that were cut short.
+    /// Calls that were reset.
     reset: BTreeSet<[u8; 4]>,
     first_event: Option<Vec<u8>>,
 }
 
 impl Streams {
-    /// Looks at what a client sends, and answers with it.
-    pub(crate) fn asked(&mut self, bytes: &[u8]) -> Vec<u8> {
+    /// Inspects client data, and returns it.
+    pub(crate) fn on_client_data(&mut self, bytes: &[u8]) -> Vec<u8> {
         let frames = match bytes.strip_prefix(PREFACE) {
             Some(frames) => {
                 self.is_http2 = true;
@@ -62,8 +62,8 @@ impl Streams {
         bytes.to_vec()
     }
 
-    /// Looks at what a server sends, and answers with what the client shall get.
-    pub(crate) fn told(&mut self, bytes: &[u8], news: News) -> Vec<u8> {
+    /// Inspects server data, and returns what the client receives.
+    pub(crate) fn on_server_data(&mut self, bytes: &[u8], news: WatchFault) -> Vec<u8> {
         if !self.is_http2 {
             return bytes.to_vec();
         }
@@ -76,21 +76,25 @@ impl Streams {
                 self.first_event = Some(frame.clone());
             }
             match news {
-                News::Withheld if is_news => {}
-                News::Lost if is_event => {}
-                News::Repeated if is_event => {
+                WatchFault::Withheld if is_news => {}
+                WatchFault::Lost if is_event => {}
+                WatchFault::Repeated if is_event => {
                     carried.extend(frame);
                     carried.extend(self.first_event.iter().flatten());
                 }
                 _ if self.reset.contains(&stream(&frame)) => {}
-                News::CutShort if is_news => {
+                WatchFault::CutShort if is_news => {
                     self.reset.insert(stream(&frame));
                     carried.extend(&frame);
-                    // Its payload is an error code; 8 is CANCEL.
+                    // The payload is an error code; 8 is CANCEL.
                     carried
                         .extend([0, 0, 4, RST_STREAM, 0].iter().chain(&stream(&frame)).chain(&[0, 0, 0, 8]));
                 }
-                News::Told | News::Withheld | News::Lost | News::Repeated | News::CutShort => {
+                WatchFault::None
+                | WatchFault::Withheld
+                | WatchFault::Lost
+                | WatchFault::Repeated
+                | WatchFault::CutShort => {
                     carried.extend(frame);
                 }
             }
@@ -99,8 +103,7 @@ impl Streams {
     }
 }
 
-/// Takes out the first frame, if it is whole: a length of three bytes, a kind, flags, the number of the stream, and so
-/// many bytes.
+/// Removes and returns the first frame if it is complete: three bytes of length, type, flags, stream id and payload.
 fn take_frame(bytes: &mut Vec<u8>) -> Option<Vec<u8>> {
     let [high, middle, low, ..] = *bytes.get(..9)? else { return None };
     let whole = 9 + u32::from_be_bytes([0, high, middle, low]) as usize;

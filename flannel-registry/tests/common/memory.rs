@@ -1,4 +1,4 @@
-//! A store in memory that can fall silent.
+//! A store in memory that can become unavailable.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use flannel_registry::MemoryRegistry;
 use flannel_testing::FaultyRegistry;
 use flannel_testing::contract::registry::RegistrySubject;
 
-/// So long that a lease of a day is to be renewed, and so short that two of them do not end it.
+/// Long enough that a lease of a day is renewed, and short enough that it survives two of them.
 pub(crate) const OUTAGE: Duration = Duration::from_secs(9 * 3600);
 
 pub(crate) struct Memory {
@@ -58,7 +58,7 @@ impl RegistrySubject for Memory {
         Duration::from_secs(2)
     }
 
-    /// Longer than the longest pause after a silence.
+    /// Longer than the longest backoff after an outage.
     fn patience(&self) -> Duration {
         Duration::from_secs(120)
     }

@@ -1,4 +1,4 @@
-//! What the tests of both interfaces of etcd need.
+//! Shared helpers of the tests of both etcd interfaces.
 #![allow(dead_code, reason = "not every test needs all")]
 
 use std::sync::Arc;
@@ -15,16 +15,17 @@ use tokio::time::timeout;
 pub(crate) mod certificates;
 pub(crate) mod crowd;
 pub(crate) mod frames;
+pub(crate) mod process;
 pub(crate) mod proxy;
 
-/// What all keys of a network begin with.
+/// The prefix of all keys of a network.
 pub(crate) const PREFIX: &str = "/coreos.com/network";
-/// So long that no lease of it ends during a test.
+/// A TTL that does not expire during a test.
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
-/// How late a machine may be that runs all tests at once.
+/// The time limit on a machine that runs all tests at once.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The key of a record, given its name.
+/// Returns the key of a record.
 pub(crate) fn subnet_key(name: &str) -> String {
     format!("{PREFIX}/subnets/{name}")
 }
@@ -37,7 +38,7 @@ pub(crate) fn host(last: u8) -> LeaseAttrs {
     LeaseAttrs::new(std::net::Ipv4Addr::new(192, 168, 0, last).into())
 }
 
-/// The hosts of a store, each with a manager of its own.
+/// Returns the hosts of a store, each with its own manager.
 pub(crate) fn hosts<S: RegistrySubject>(store: S) -> RegistryBacked<S> {
     RegistryBacked::new(store, |registry, _, ttl| {
         let mut options = RegistryLeaseManagerOptions::default();
@@ -47,18 +48,18 @@ pub(crate) fn hosts<S: RegistrySubject>(store: S) -> RegistryBacked<S> {
 }
 
 pub(crate) async fn next(watch: &mut BoxStream<'static, RegistryEvent>) -> RegistryEvent {
-    timeout(PATIENCE, watch.next()).await.expect("a watch tells what happens").expect("a watch does not end")
+    timeout(PATIENCE, watch.next()).await.expect("a watch yields events").expect("a watch does not end")
 }
 
-/// Reads a watch up to the event that is meant, and answers with all of them.
+/// Reads a watch up to a matching event, and returns all events.
 pub(crate) async fn until(
     watch: &mut BoxStream<'static, RegistryEvent>,
     is_it: impl Fn(&RegistryEvent) -> bool,
 ) -> Vec<RegistryEvent> {
     let (begin, mut events) = (Instant::now(), Vec::new());
     loop {
-        // A watch may say other things for ever.
-        assert!(begin.elapsed() < PATIENCE * 2, "it never came: {:?}", words(&events));
+        // A watch may yield other events forever.
+        assert!(begin.elapsed() < PATIENCE * 2, "no matching event: {:?}", words(&events));
         let event = next(watch).await;
         let last = is_it(&event);
         events.push(event);
@@ -68,13 +69,13 @@ pub(crate) async fn until(
     }
 }
 
-/// One word for each event.
+/// Formats each event.
 pub(crate) fn words(events: &[RegistryEvent]) -> Vec<String> {
     events
         .iter()
         .map(|event| match event {
             RegistryEvent::Snapshot(snapshot) => {
-                // The v2 interface lists in no order.
+                // The v2 interface lists in any order.
                 let mut subnets: Vec<_> =
                     snapshot.leases.iter().map(|lease| lease.subnet.to_string()).collect();
                 subnets.sort();
@@ -86,8 +87,8 @@ pub(crate) fn words(events: &[RegistryEvent]) -> Vec<String> {
             }
             RegistryEvent::Bad(record) => format!("bad {}", record.key),
             RegistryEvent::BadDeleted(key) => format!("bad deleted {key}"),
-            RegistryEvent::Unavailable(_) => "silent".to_owned(),
-            RegistryEvent::Available => "heard".to_owned(),
+            RegistryEvent::Unavailable(_) => "unavailable".to_owned(),
+            RegistryEvent::Available => "available".to_owned(),
         })
         .collect()
 }

@@ -1,5 +1,4 @@
-//! A wire to etcd that can fail as wires and middleboxes do, and where gRPC is carried, as a member does that keeps the
-//! news to itself.
+//! A TCP proxy that simulates network failures and, for gRPC, members that withhold events.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,9 +12,9 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
-use super::frames::{News, Streams};
+use super::frames::{Streams, WatchFault};
 
-/// How long every answer takes at first: long enough to become deaf before it comes.
+/// The initial delay of responses, long enough to start dropping them before they arrive.
 const DELAY: Duration = Duration::from_millis(150);
 
 pub(crate) struct Proxy {
@@ -26,10 +25,10 @@ pub(crate) struct Proxy {
 
 struct State {
     server: Mutex<SocketAddr>,
-    news: Mutex<News>,
+    news: Mutex<WatchFault>,
     deaf: AtomicBool,
     connections: AtomicUsize,
-    /// How long every answer takes, in milliseconds.
+    /// The delay of responses, in milliseconds.
     delay: AtomicU64,
     frozen: watch::Sender<bool>,
     resets: watch::Sender<usize>,
@@ -41,7 +40,7 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             server: Mutex::new(server),
-            news: Mutex::new(News::Told),
+            news: Mutex::new(WatchFault::None),
             deaf: AtomicBool::default(),
             connections: AtomicUsize::default(),
             delay: AtomicU64::new(0),
@@ -65,39 +64,39 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    /// Leads to another server from now on, and resets all connections there are.
-    pub(crate) fn lead_to(&self, server: SocketAddr) {
+    /// Switches to another server, and resets all connections.
+    pub(crate) fn switch_to(&self, server: SocketAddr) {
         *self.state.server.lock().unwrap() = server;
         self.reset();
     }
 
-    /// Does this to what watches are told from now on.
-    pub(crate) fn let_news_be(&self, news: News) {
+    /// Sets the treatment of watch messages.
+    pub(crate) fn set_watch_fault(&self, news: WatchFault) {
         *self.state.news.lock().unwrap() = news;
     }
 
-    /// Loses all answers from now on.
-    pub(crate) fn become_deaf(&self) {
+    /// Drops all responses from now on.
+    pub(crate) fn drop_responses(&self) {
         self.state.deaf.store(true, Ordering::SeqCst);
     }
 
-    /// Lets every answer take so long.
+    /// Sets the delay of responses.
     pub(crate) fn delay(&self, delay: Duration) {
         let delay = u64::try_from(delay.as_millis()).unwrap();
         self.state.delay.store(delay, Ordering::SeqCst);
     }
 
-    /// Carries nothing, in either direction, and ends nothing: each side believes that the other is still there.
+    /// Stops forwarding in both directions without closing connections.
     pub(crate) fn freeze(&self) {
         self.state.frozen.send_replace(true);
     }
 
-    /// Carries again, also what came meanwhile.
+    /// Resumes forwarding, including data received meanwhile.
     pub(crate) fn thaw(&self) {
         self.state.frozen.send_replace(false);
     }
 
-    /// Resets all connections there are.
+    /// Resets all connections.
     pub(crate) fn reset(&self) {
         self.state.resets.send_modify(|resets| *resets += 1);
     }
@@ -121,9 +120,9 @@ async fn carry(client: TcpStream, state: Arc<State>) {
     let (mut answers, mut to_server) = server.into_split();
     let streams = Mutex::new(Streams::default());
     let news = || *state.news.lock().unwrap();
-    let asked = |bytes: &[u8]| streams.lock().unwrap().asked(bytes);
-    let told = |bytes: &[u8]| streams.lock().unwrap().told(bytes, news());
-    // Whichever side ends ends both.
+    let asked = |bytes: &[u8]| streams.lock().unwrap().on_client_data(bytes);
+    let told = |bytes: &[u8]| streams.lock().unwrap().on_server_data(bytes, news());
+    // When one side closes, both are closed.
     tokio::select! {
         _ = pump(&mut requests, &mut to_server, &state, false, asked) => {}
         _ = pump(&mut answers, &mut to_client, &state, true, told) => {}
@@ -145,7 +144,7 @@ async fn pump(
         if answers {
             sleep(Duration::from_millis(state.delay.load(Ordering::SeqCst))).await;
         }
-        // The sender lives as long as the state.
+        // The state owns the sender.
         let _ = frozen.wait_for(|frozen| !frozen).await;
         if n == 0 {
             return Ok(());

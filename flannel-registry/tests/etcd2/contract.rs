@@ -1,4 +1,4 @@
-//! It keeps the promises of every registry.
+//! The contract of a registry.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl RegistrySubject for Subject {
     }
 
     fn min_ttl(&self) -> Duration {
-        // To check a password takes etcd a tenth of a second, and on a busy machine several.
+        // Checking a password takes etcd 0.1 s, and longer on a busy machine.
         Duration::from_secs(if self.server.asks_for_a_password() { 6 } else { 2 })
     }
 
@@ -65,7 +65,7 @@ impl RegistrySubject for Subject {
 
     fn calls(&self) -> Option<u64> {
         let opened = self.opened.lock().unwrap();
-        // All but `polls`: a poll answers one event, which is how this interface tells it.
+        // Without `polls`: this interface needs one poll per event.
         Some(opened.iter().map(Etcd2Registry::calls).map(|calls| calls.reads + calls.writes).sum())
     }
 }
@@ -79,7 +79,7 @@ mod plain {
     );
 }
 
-/// And so does a host's lease manager over it.
+/// The contract of a lease manager over the registry.
 mod of_lease_managers {
     use super::{Server, Subject};
     use crate::common::hosts;

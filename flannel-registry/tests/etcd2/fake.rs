@@ -1,4 +1,4 @@
-//! What a real etcd of today does not do: servers that are old, cut off, tired of waiting, or no etcd at all.
+//! Servers that a current etcd cannot simulate: old versions, partitions, early ends of polls, and foreign servers.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::common::{DAY, host, next, subnet, words};
 
-/// A server that answers a request, given its first line, as a test says, or not at all.
+/// A server whose responses a test chooses by the request line; it may also not respond.
 struct Fake {
     url: String,
     asked: Arc<Mutex<Vec<String>>>,
@@ -40,7 +40,7 @@ impl Fake {
         registry(&[self])
     }
 
-    /// What was asked that contains a text.
+    /// Returns the requests that contain a text.
     fn asked(&self, text: &str) -> Vec<String> {
         self.asked.lock().unwrap().iter().filter(|line| line.contains(text)).cloned().collect()
     }
@@ -91,7 +91,7 @@ async fn serve(
     }
 }
 
-/// An answer with etcd's head.
+/// Returns a response with etcd's headers.
 fn answer(status: &str, index: u64, raft: u64, body: &str) -> String {
     format!(
         "HTTP/1.1 {status}\r\nX-Etcd-Cluster-Id: 7\r\nX-Etcd-Index: {index}\r\nX-Raft-Index: {raft}\r\n\
@@ -100,7 +100,7 @@ fn answer(status: &str, index: u64, raft: u64, body: &str) -> String {
     )
 }
 
-/// The head of an answer whose body is still to come.
+/// Returns the headers of a response whose body follows later.
 fn waiting(index: u64, raft: u64) -> String {
     answer("200 OK", index, raft, "").replace("Content-Length: 0", "Transfer-Encoding: chunked")
 }
@@ -114,7 +114,7 @@ fn event(index: u64) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_empty_answer_moves_the_watch_on_to_the_index_that_it_tells() {
+async fn an_empty_response_advances_the_watch_to_its_index() {
     let fake = Fake::answering(|line| {
         Some(match line {
             _ if line.contains("waitIndex=11 ") => answer("200 OK", 5000, 1, ""),
@@ -130,7 +130,7 @@ async fn an_empty_answer_moves_the_watch_on_to_the_index_that_it_tells() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_never_waits_is_not_asked_without_rest() {
+async fn a_server_that_never_waits_is_asked_with_backoff() {
     let fake = Fake::answering(|line| {
         Some(answer("200 OK", 10, 0, if line.contains("wait=true") { "" } else { EMPTY }))
     });
@@ -143,7 +143,7 @@ async fn a_server_that_never_waits_is_not_asked_without_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_that_cannot_be_read_is_replaced_by_a_list() {
+async fn an_invalid_event_causes_a_list() {
     let fake = Fake::answering(|line| {
         Some(match line {
             _ if line.contains("waitIndex=11 ") => answer("200 OK", 11, 1, "{\"action\":\"set\",\"node\":"),
@@ -158,7 +158,7 @@ async fn an_event_that_cannot_be_read_is_replaced_by_a_list() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_that_was_told_before_is_replaced_by_a_list() {
+async fn a_repeated_event_causes_a_list() {
     let fake = Fake::answering(|line| {
         Some(match line {
             _ if line.contains("waitIndex=11 ") => answer("200 OK", 11, 1, &event(9)),
@@ -173,7 +173,7 @@ async fn an_event_that_was_told_before_is_replaced_by_a_list() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_that_is_cut_off_is_left_for_one_that_is_not() {
+async fn a_partitioned_member_is_replaced() {
     let cut_off = Fake::answering(|line| match line {
         _ if line.contains("wait=true") => Some(waiting(10, 77)),
         _ if line.contains("quorum=true") && line.contains("/config") => {
@@ -194,7 +194,7 @@ async fn a_member_that_is_cut_off_is_left_for_one_that_is_not() {
         })
     });
     let (cut_off, good) = (cut_off.await, good.await);
-    // The first member to be asked is chosen at random.
+    // The first member to ask is chosen at random.
     let mut watch = loop {
         let mut watch = registry(&[&cut_off, &good]).watch(None);
         next(&mut watch).await;
@@ -202,13 +202,13 @@ async fn a_member_that_is_cut_off_is_left_for_one_that_is_not() {
             break watch;
         }
     };
-    assert_eq!(words(&[next(&mut watch).await]), ["silent"]);
-    assert_eq!(words(&[next(&mut watch).await, next(&mut watch).await]), ["heard", "put 10.5.1.0-24"]);
+    assert_eq!(words(&[next(&mut watch).await]), ["unavailable"]);
+    assert_eq!(words(&[next(&mut watch).await, next(&mut watch).await]), ["available", "put 10.5.1.0-24"]);
     assert_eq!(cut_off.asked("/config").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_etcd_that_would_empty_a_record_to_renew_it_is_refused_before_anything_is_written() {
+async fn an_etcd_without_refresh_is_refused_before_any_write() {
     for version in [r#"{"etcdserver":"2.3.1","etcdcluster":"2.2.0"}"#, "etcd 2.0.13"] {
         let fake = Fake::answering(move |_| Some(answer("200 OK", 10, 0, version))).await;
         let error = fake.registry().create(subnet(1), &host(1), DAY).await.unwrap_err();
@@ -219,7 +219,7 @@ async fn an_etcd_that_would_empty_a_record_to_renew_it_is_refused_before_anythin
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_cluster_that_has_not_decided_on_a_version_has_that_of_its_member() {
+async fn an_undecided_cluster_version_is_that_of_the_member() {
     let fake = Fake::answering(|line| {
         Some(match line {
             _ if line.contains("/version") => {
@@ -232,7 +232,7 @@ async fn a_new_cluster_that_has_not_decided_on_a_version_has_that_of_its_member(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_no_etcd_is_told_from_one_that_is_away() {
+async fn a_foreign_server_is_distinguished_from_an_unavailable_etcd() {
     for (status, body, is_away) in [
         ("200 OK", "<html>", false),
         ("301 Moved Permanently\r\nLocation: https://elsewhere", "", false),
@@ -250,7 +250,7 @@ async fn a_server_that_is_no_etcd_is_told_from_one_that_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_that_the_cluster_could_not_agree_on_may_have_happened() {
+async fn a_write_that_failed_in_raft_may_be_applied() {
     let fake = Fake::answering(|line| {
         Some(if line.contains("/version") {
             answer("200 OK", 10, 0, r#"{"etcdserver":"3.4.23","etcdcluster":"3.4.0"}"#)

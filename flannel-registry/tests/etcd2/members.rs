@@ -1,4 +1,4 @@
-//! A member that does not answer is replaced by another one.
+//! Failover to another member.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use tokio::time::timeout;
 use crate::common::{DAY, host, next, subnet, until, words};
 use crate::server::Server;
 
-/// An address where nobody listens: discard, on a loopback address of its own.
+/// An address without a listener: discard, on a loopback address.
 const NOBODY: &str = "http://127.99.99.99:9";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_and_watches_go_to_the_member_that_answers() {
+async fn calls_and_watches_use_the_member_that_answers() {
     let server = Server::start();
     let without = Server::start_without_v2();
     let mut options = server.options();
     options.endpoints = vec![NOBODY.to_owned(), server.url(), without.url()];
-    // The first member to be asked is chosen at random.
+    // The first member to ask is chosen at random.
     for third in 1..6 {
         let registry = Etcd2Registry::new(options.clone()).unwrap();
         let mut watch = registry.watch(None);
@@ -34,7 +34,7 @@ async fn calls_and_watches_go_to_the_member_that_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_finds_its_member_again_after_it_restarted() {
+async fn a_watch_reconnects_after_its_member_restarted() {
     let server = Server::start();
     let mut options = server.options();
     options.endpoints = vec![NOBODY.to_owned(), server.url()];
@@ -47,11 +47,11 @@ async fn a_watch_finds_its_member_again_after_it_restarted() {
     server.etcd().restart().unwrap();
     registry.create(subnet(2), &host(2), DAY).await.unwrap();
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
-    assert_eq!(words(&events), ["silent", "heard", "put 10.5.2.0-24"]);
+    assert_eq!(words(&events), ["unavailable", "available", "put 10.5.2.0-24"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_goes_on_to_the_next_member_if_it_was_not_sent() {
+async fn a_write_that_was_not_sent_goes_to_the_next_member() {
     let server = Server::start();
     let mut options = server.options();
     options.endpoints = vec![NOBODY.to_owned(), server.url()];

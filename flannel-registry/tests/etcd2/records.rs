@@ -1,4 +1,4 @@
-//! What is in etcd is what flannel writes there, and changes when it must.
+//! Records in etcd.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::common::{DAY, PREFIX, host, next, subnet, subnet_key, until, words};
 use crate::server::Server;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_and_values_are_those_of_flannel_byte_for_byte() {
+async fn keys_and_values_match_upstream_byte_for_byte() {
     let server = Server::start();
     let registry = server.registry();
     let data = Json::parse(r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}"#).unwrap();
@@ -51,12 +51,12 @@ async fn keys_and_values_are_those_of_flannel_byte_for_byte() {
         assert_eq!(server.ctl(&["get", &subnet_key(name)]), record);
     }
     let raw = server.http().request("GET", &subnet_key("10.5.1.0-24"), "");
-    // What is left of a day.
+    // The remaining TTL of a day.
     assert!([r#""ttl":864"#, r#""ttl":863"#].iter().any(|ttl| raw.contains(ttl)), "{raw}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_renewal_moves_the_index_but_neither_the_revision_nor_a_watcher() {
+async fn a_renewal_changes_the_index_but_not_the_revision_and_sends_no_event() {
     let server = Server::start();
     let registry = server.registry();
     let lease = registry.create(subnet(1), &host(1), Duration::from_secs(100)).await.unwrap();
@@ -76,7 +76,7 @@ async fn a_renewal_moves_the_index_but_neither_the_revision_nor_a_watcher() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_another_process_renewed_is_the_same_lease() {
+async fn a_lease_renewed_by_another_process_is_unchanged() {
     let server = Server::start();
     let (one, other) = (server.registry(), server.registry());
     let lease = one.create(subnet(1), &host(1), DAY).await.unwrap();
@@ -84,7 +84,7 @@ async fn what_another_process_renewed_is_the_same_lease() {
     one.renew(&lease, DAY).await.unwrap();
     assert_eq!(only(&other).await, seen);
     other.renew(&seen, DAY).await.unwrap();
-    // Neither was told of the other's renewal.
+    // A renewal sends no event.
     one.renew(&lease, DAY).await.unwrap();
     let updated = one.update(&lease, &host(2), DAY).await.unwrap();
     assert!(matches!(other.renew(&seen, DAY).await, Err(RegistryError::Changed(_))));
@@ -97,14 +97,14 @@ async fn what_another_process_renewed_is_the_same_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_words_written_by_somebody_else_are_another_record() {
+async fn the_same_value_written_by_another_process_is_a_change() {
     let server = Server::start();
     let registry = server.registry();
     let key = subnet_key("10.5.1.0-24");
     for command in ["set", "update"] {
         let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
         registry.renew(&lease, DAY).await.unwrap();
-        // `update` keeps the time at which the key was created, and makes it permanent.
+        // `update` keeps the index at which the key was created, and makes it permanent.
         server.ctl(&[command, &key, &lease.attrs.to_record()]);
         assert!(matches!(registry.renew(&lease, DAY).await, Err(RegistryError::Changed(_))), "{command}");
         let found = only(&registry).await;
@@ -115,7 +115,7 @@ async fn the_same_words_written_by_somebody_else_are_another_record() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reservation_never_gets_an_end() {
+async fn a_reservation_never_gets_a_ttl() {
     let server = Server::start();
     let registry = server.registry();
     server.ctl(&["set", &subnet_key("10.5.1.0-24"), r#"{"PublicIP":"192.168.0.1"}"#]);
@@ -133,7 +133,7 @@ async fn a_reservation_never_gets_an_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_hosts_that_race_for_a_subnet_one_gets_it() {
+async fn one_of_two_hosts_that_race_for_a_subnet_gets_it() {
     let server = Server::start();
     let (one, other) = (server.registry(), server.registry());
     let (first, second) = (host(1), host(2));
@@ -150,7 +150,7 @@ async fn of_two_hosts_that_race_for_a_subnet_one_gets_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_costs_one_call_and_an_empty_one_too() {
+async fn a_list_makes_one_call_even_if_empty() {
     let server = Server::start();
     let registry = server.registry();
     server.ctl(&["set", "/something", "else"]);
@@ -168,7 +168,7 @@ async fn a_list_costs_one_call_and_an_empty_one_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_directory_where_a_record_belongs_is_named_and_counts_as_taken() {
+async fn a_directory_in_place_of_a_record_is_named_and_blocks_the_subnet() {
     let server = Server::start();
     let registry = server.registry();
     server.ctl(&["mkdir", &subnet_key("10.5.1.0-24")]);
@@ -188,7 +188,7 @@ async fn a_directory_where_a_record_belongs_is_named_and_counts_as_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_of_the_wrong_kind_are_refused_with_what_to_do() {
+async fn keys_of_the_wrong_kind_are_refused_with_a_fix() {
     let server = Server::start();
     let at = |prefix: &str| {
         let mut options = server.options();
@@ -212,7 +212,7 @@ async fn keys_of_the_wrong_kind_are_refused_with_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_configuration_that_appears_later_is_read() {
+async fn a_config_written_later_is_read() {
     let server = Server::start();
     let mut options = server.options();
     options.prefix = "a b/é".to_owned();
@@ -223,7 +223,7 @@ async fn a_configuration_that_appears_later_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_etcd_without_the_interface_is_told_what_it_lacks() {
+async fn an_etcd_without_the_v2_interface_is_named() {
     let server = Server::start_without_v2();
     let registry = server.registry();
     for error in [
@@ -244,7 +244,7 @@ async fn an_etcd_without_the_interface_is_told_what_it_lacks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_etcd_that_is_away_writes_nothing() {
+async fn an_unavailable_etcd_writes_nothing() {
     let server = Server::start();
     let registry = server.registry();
     let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
@@ -266,13 +266,13 @@ async fn an_etcd_that_is_away_writes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_whose_answer_is_lost_may_have_happened_and_is_not_made_again() {
+async fn a_write_without_a_response_may_be_applied_and_is_not_repeated() {
     let server = Server::start();
     let address = server.etcd().client_address();
     let proxy = Proxy::to(address).await;
     let mut options = server.options();
     options.endpoints = vec![proxy.url(), server.url()];
-    // The first member to be asked is chosen at random.
+    // The first member to ask is chosen at random.
     let registry = loop {
         let registry = Etcd2Registry::new(options.clone()).unwrap();
         let lease = registry.create(subnet(9), &host(9), DAY).await.unwrap();
@@ -287,19 +287,19 @@ async fn a_write_whose_answer_is_lost_may_have_happened_and_is_not_made_again() 
         while registry.calls().writes == before {
             tokio::task::yield_now().await;
         }
-        proxy.become_deaf();
+        proxy.drop_responses();
     };
     let (lease, ()) = join(registry.create(subnet, &attrs, DAY), lose).await;
     assert!(matches!(&lease, Err(RegistryError::Unknown(taken, _)) if *taken == subnet), "{lease:?}");
     assert_eq!(registry.calls().writes - before, 1);
-    // The next call goes to the other member, and the lease that was read is as good as one that was written.
+    // The next call goes to the other member, and the lease read there is valid for writes.
     let written = only(&registry).await;
     assert_eq!(written.attrs, attrs);
     registry.renew(&written, DAY).await.unwrap();
 }
 
 #[test]
-fn a_registry_says_where_it_is_and_how_it_is_configured() {
+fn a_registry_describes_its_endpoints_and_how_to_configure_it() {
     let mut options = flannel_registry::Etcd2Options::default();
     options.endpoints = vec!["10.0.0.1:2379".to_owned(), "https://[::1]:2379/".to_owned(), " ".to_owned()];
     options.prefix = "net".to_owned();

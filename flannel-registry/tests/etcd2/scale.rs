@@ -1,4 +1,4 @@
-//! What many nodes cost, and much news.
+//! Numbers of requests of many nodes and many events.
 
 use flannel_core::{RegistryEvent, SubnetRegistry};
 use flannel_registry::{Etcd2Calls, Etcd2Registry};
@@ -8,7 +8,7 @@ use crate::common::{DAY, PREFIX, host, next, subnet, until, words};
 use crate::server::Server;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_each_of_many_nodes_that_start_at_once_asks_does_not_depend_on_how_many_they_are() {
+async fn requests_per_node_do_not_depend_on_the_number_of_nodes() {
     let server = Server::start();
     server.ctl(&["set", &format!("{PREFIX}/config"), CONFIG]);
     let mut options = server.options();
@@ -20,26 +20,26 @@ async fn what_each_of_many_nodes_that_start_at_once_asks_does_not_depend_on_how_
     let before = calls();
     for made in &before {
         assert_eq!(made.writes, 1, "{made:?}");
-        // etcd's version, the configuration and a list; and a few lists more for those who fell behind.
+        // etcd's version, the config and a list; and a few more lists for nodes that fell behind.
         assert!((3..=20).contains(&made.reads), "{made:?}");
     }
-    crowd.meet_a_stranger(&open()).await;
+    crowd.add_change_and_remove_a_host(&open()).await;
     for (before, after) in before.iter().zip(calls()) {
         assert_eq!((after.reads, after.writes), (before.reads, before.writes));
-        // Each of three events answers the request that waits, and the next one waits for the next event.
+        // Each of three events answers a poll, and the next poll waits for the next event.
         assert!(after.polls - before.polls <= 3, "{before:?} {after:?}");
     }
     crowd.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_that_falls_behind_reads_everything_instead_of_asking_for_each_event() {
+async fn a_watch_that_falls_behind_lists() {
     let server = Server::start();
     let registry = server.registry();
     registry.create(subnet(1), &host(1), DAY).await.unwrap();
     let mut watch = registry.watch(None);
     next(&mut watch).await;
-    // The watch is not read, and so does not ask, while all this happens.
+    // The watch is not polled meanwhile, and so sends no requests.
     for third in 2..202 {
         server.put(&subnet(third).to_string(), host(third).to_record().as_bytes());
     }

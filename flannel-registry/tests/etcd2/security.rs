@@ -1,4 +1,4 @@
-//! Who is trusted, who one is, and what is said when it does not work.
+//! TLS and authentication: authorities, client certificates and errors.
 
 use flannel_core::{RegistryError, SubnetRegistry, chain};
 use flannel_registry::{Etcd2Options, Etcd2OptionsError, Etcd2Registry};
@@ -8,12 +8,12 @@ use crate::common::certificates::{Certificates, SPOILT};
 use crate::common::{DAY, PREFIX, host, next, subnet, words};
 use crate::server::Server;
 
-/// What a registry with these options says about its configuration.
+/// Reads the config with a registry of these options.
 async fn ask(options: &Etcd2Options) -> Result<Option<String>, RegistryError> {
     Etcd2Registry::new(options.clone()).unwrap().config().await
 }
 
-/// Asserts that etcd cannot be reached for a reason that says all of that, in one line.
+/// Asserts that etcd cannot be reached, with an error of one line that contains all texts.
 async fn fails(options: &Etcd2Options, words: &[&str]) {
     let error = ask(options).await.unwrap_err();
     assert!(matches!(error, RegistryError::Unavailable(..)), "{error:?}");
@@ -25,7 +25,7 @@ async fn fails(options: &Etcd2Options, words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_are_read_in_every_form_they_are_written_in() {
+async fn keys_are_accepted_in_every_pem_format() {
     let server = Server::start_tls();
     let mut options = server.options();
     assert_eq!(ask(&options).await.unwrap(), None, "an elliptic curve");
@@ -37,7 +37,7 @@ async fn keys_are_read_in_every_form_they_are_written_in() {
 }
 
 #[test]
-fn files_that_cannot_be_used_are_named_at_once_with_the_reason() {
+fn unusable_files_are_named_at_once_with_the_reason() {
     let files = Certificates::new();
     files.client("client");
     files.spoil();
@@ -55,7 +55,7 @@ fn files_that_cannot_be_used_are_named_at_once_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_cannot_be_trusted_is_told_with_what_was_trusted() {
+async fn an_untrusted_server_is_reported_with_the_ca_file() {
     let (files, address) = (Certificates::new(), random_loopback_address());
     files.expired_server("server", address);
     files.client("client");
@@ -72,7 +72,7 @@ async fn a_server_that_cannot_be_trusted_is_told_with_what_was_trusted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_etcd_does_not_trust_is_told_what_it_showed() {
+async fn a_rejected_client_is_reported_with_its_certificate() {
     let (server, stranger) = (Server::start_tls(), Certificates::new());
     stranger.client("stranger");
     let mut options = server.options();
@@ -89,7 +89,7 @@ async fn a_client_that_etcd_does_not_trust_is_told_what_it_showed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn certificates_that_are_replaced_are_used_without_a_restart() {
+async fn replaced_certificates_are_used_without_a_restart() {
     let (server, stranger) = (Server::start_tls(), Certificates::new());
     stranger.client("client");
     let files = server.certificates();
@@ -106,7 +106,7 @@ async fn certificates_that_are_replaced_are_used_without_a_restart() {
 }
 
 #[test]
-fn endpoints_that_cannot_work_are_refused_without_telling_a_password() {
+fn invalid_endpoints_are_refused_without_showing_a_password() {
     for endpoints in [
         &[][..],
         &["", " "],
@@ -124,7 +124,7 @@ fn endpoints_that_cannot_work_are_refused_without_telling_a_password() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn etcd_is_told_who_asks_if_it_wants_to_know() {
+async fn requests_are_authenticated_if_etcd_requires_it() {
     let server = Server::start_with_password();
     server.ctl(&["set", &format!("{PREFIX}/config"), "{}"]);
     let good = server.options();

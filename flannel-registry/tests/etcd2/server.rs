@@ -1,4 +1,4 @@
-//! An etcd for one test, and what only its operator can do to it.
+//! An etcd for one test, with operator access.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -14,24 +14,24 @@ use flannel_testing::{Etcd, EtcdOptions, random_loopback_address};
 use crate::common::certificates::Certificates;
 use crate::common::subnet_key;
 
-/// A key that is none of the network's, and anybody's.
+/// A key outside the network, which any user may write.
 const UNRELATED: &str = "/unrelated";
 
 pub(crate) struct Server {
     etcd: Mutex<Etcd>,
-    /// The password of `root`, if one is needed.
+    /// The password of `root`, if authentication is on.
     password: Option<&'static str>,
-    /// Where it speaks TLS, and the files.
+    /// The TLS endpoint and its certificates.
     secured: Option<(String, Certificates)>,
 }
 
 impl Server {
-    /// Starts an etcd that serves the v2 interface.
+    /// Starts an etcd with the v2 interface.
     pub(crate) fn start() -> Self {
         Self::start_with(EtcdOptions { enable_v2: true, ..EtcdOptions::default() })
     }
 
-    /// Starts one that asks for a certificate where it speaks TLS. Its operator reaches it without.
+    /// Starts an etcd that requires client certificates on its TLS endpoint. The operator uses another endpoint.
     pub(crate) fn start_tls() -> Self {
         let (files, address) = (Certificates::new(), random_loopback_address());
         files.server("server", address);
@@ -39,7 +39,7 @@ impl Server {
         Self::start_with_certificates(files, address)
     }
 
-    /// The same with `server.pem` as it is.
+    /// As [`start_tls`](Self::start_tls), with the given `server.pem`.
     pub(crate) fn start_with_certificates(files: Certificates, address: Ipv4Addr) -> Self {
         let url = format!("https://{address}:2383");
         let path = |name: &str| files.path(name).display().to_string();
@@ -59,16 +59,16 @@ impl Server {
         Self { secured: Some((url, files)), ..server }
     }
 
-    /// Starts one that lets in `root` only, with a password.
+    /// Starts an etcd that accepts only `root`, with a password.
     pub(crate) fn start_with_password() -> Self {
         let server = Self::start();
         let password = "secret";
         server.ctl(&["user", "add", &format!("root:{password}")]);
         server.ctl(&["auth", "enable"]);
         let server = Self { password: Some(password), ..server };
-        // Until then everybody may do everything.
+        // Guests may do everything until their role is revoked.
         server.ctl(&["role", "revoke", "guest", "--path", "/*", "--readwrite"]);
-        // To check a password takes etcd a tenth of a second, which is too long for `compact`.
+        // Checking a password takes etcd 0.1 s, which is too long for `compact`.
         server.ctl(&["role", "grant", "guest", "--path", UNRELATED, "--readwrite"]);
         server
     }
@@ -85,7 +85,7 @@ impl Server {
         self.password.is_some()
     }
 
-    /// The files, if it speaks TLS.
+    /// The certificates, if TLS is on.
     pub(crate) fn certificates(&self) -> &Certificates {
         &self.secured.as_ref().unwrap().1
     }
@@ -94,12 +94,12 @@ impl Server {
         self.etcd.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where hosts reach it.
+    /// Returns the endpoint for hosts.
     pub(crate) fn url(&self) -> String {
         self.secured.as_ref().map_or_else(|| self.etcd().client_url(), |(url, _)| url.clone())
     }
 
-    /// Options that notice a silent etcd soon.
+    /// Returns options with short timeouts.
     pub(crate) fn options(&self) -> Etcd2Options {
         let mut options = Etcd2Options::default();
         options.endpoints = vec![self.url()];
@@ -108,7 +108,7 @@ impl Server {
         if let Some(password) = self.password {
             options.user = Some("root".to_owned());
             options.password = password.to_owned();
-            // Many requests at once wait for each other's passwords to be checked.
+            // Concurrent requests wait for each other's password checks.
             options.timeout = Duration::from_secs(20);
         }
         if let Some((_, files)) = &self.secured {
@@ -123,11 +123,11 @@ impl Server {
         Etcd2Registry::new(self.options()).unwrap()
     }
 
-    /// Runs `etcdctl` with the v2 interface and answers with what it writes, without the last line break.
+    /// Runs `etcdctl` with the v2 interface and returns its output without the last line break.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
         let mut etcdctl = std::process::Command::new("etcdctl");
         etcdctl.env("ETCDCTL_API", "2").args(["--endpoints", &self.etcd().client_url()]);
-        // Of its own it gives up after two seconds, which a machine may need that runs all tests at once.
+        // The default of two seconds is too short on a machine that runs all tests at once.
         etcdctl.args(["--timeout", "30s", "--total-timeout", "60s"]);
         if let Some(password) = self.password {
             etcdctl.args(["--username", &format!("root:{password}")]);
@@ -138,7 +138,7 @@ impl Server {
         String::from_utf8(output.stdout).unwrap().trim_end_matches('\n').to_owned()
     }
 
-    /// Writes a record without an end.
+    /// Writes a permanent record.
     pub(crate) fn put(&self, name: &str, value: &[u8]) {
         let answer = self.http().request("PUT", &subnet_key(name), &form(value));
         assert!(answer.starts_with("{\"action\":\"set\""), "{answer}");
@@ -148,7 +148,7 @@ impl Server {
         self.http().request("DELETE", &subnet_key(name), "");
     }
 
-    /// Makes etcd forget all changes so far: it remembers 1000, of whatever key.
+    /// Pushes all changes out of etcd's history, which keeps 1000.
     pub(crate) fn compact(&self) {
         let mut http = Http::to(self.etcd().client_address(), None);
         for _ in 0..1001 {
@@ -161,16 +161,16 @@ impl Server {
     }
 }
 
-/// A form with a value of any bytes.
+/// Returns a form with a value of any bytes.
 fn form(value: &[u8]) -> String {
     let escaped: String = value.iter().map(|byte| format!("%{byte:02x}")).collect();
     format!("value={escaped}")
 }
 
-/// A connection by hand.
+/// A plain HTTP connection.
 pub(crate) struct Http {
     stream: BufReader<TcpStream>,
-    /// The line of the head that says who asks.
+    /// The `Authorization` header line.
     authorization: String,
 }
 
@@ -183,12 +183,12 @@ impl Http {
         Self { stream: BufReader::new(stream), authorization }
     }
 
-    /// Makes a request for a key and answers with the body of the answer.
+    /// Sends a request for a key and returns the response body.
     pub(crate) fn request(&mut self, method: &str, key: &str, body: &str) -> String {
         self.exchange(method, &format!("/v2/keys{key}"), body)
     }
 
-    /// Reads something that is no key.
+    /// Reads a path outside the keys.
     pub(crate) fn get(&mut self, path: &str) -> String {
         self.exchange("GET", path, "")
     }

@@ -1,4 +1,4 @@
-//! A watch loses nothing, whatever happens to etcd.
+//! Watches across failures of etcd.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::server::Server;
 const RECORD: &str = r#"{"PublicIP":"192.168.0.1"}"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_happens_while_etcd_restarts_is_told() {
+async fn changes_during_a_restart_of_etcd_are_yielded() {
     let server = Server::start();
     let registry = server.registry();
     let first = registry.create(subnet(1), &host(1), DAY).await.unwrap();
@@ -27,21 +27,21 @@ async fn what_happens_while_etcd_restarts_is_told() {
         server.etcd().kill().unwrap();
         next(&mut watch).await
     };
-    assert_eq!(words(&[killed_while_waiting.await]), ["silent"]);
+    assert_eq!(words(&[killed_while_waiting.await]), ["unavailable"]);
     server.etcd().restart().unwrap();
-    // Written and removed before the watch is read again.
+    // Written and removed before the watch is polled again.
     registry.delete(&first).await.unwrap();
     registry.update(&second, &host(3), DAY).await.unwrap();
-    // Starting again, etcd does all writes of its log again, and so remembers the events.
+    // When it restarts, etcd replays its log and so restores the events.
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
     let told = words(&events);
-    assert_eq!(told, ["heard", "deleted 10.5.1.0-24", "put 10.5.2.0-24"]);
+    assert_eq!(told, ["available", "deleted 10.5.1.0-24", "put 10.5.2.0-24"]);
     let Some(RegistryEvent::Put(lease)) = events.last() else { panic!("{told:?}") };
     assert_eq!(lease.attrs, host(3));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_whose_index_was_cleared_gets_a_snapshot() {
+async fn a_watch_whose_index_was_cleared_yields_a_snapshot() {
     let server = Server::start();
     let registry = server.registry();
     let first = registry.create(subnet(1), &host(1), DAY).await.unwrap();
@@ -49,7 +49,7 @@ async fn a_watch_whose_index_was_cleared_gets_a_snapshot() {
     next(&mut watch).await;
     registry.create(subnet(2), &host(2), DAY).await.unwrap();
     next(&mut watch).await;
-    // The watch is not read, and so does not ask, while all this happens.
+    // The watch is not polled meanwhile, and so sends no requests.
     registry.create(subnet(3), &host(3), DAY).await.unwrap();
     registry.delete(&first).await.unwrap();
     server.compact();
@@ -61,17 +61,17 @@ async fn a_watch_whose_index_was_cleared_gets_a_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_that_waits_is_not_bothered_by_what_others_write() {
+async fn a_waiting_watch_is_unaffected_by_other_keys() {
     let server = Server::start();
     let registry = server.registry();
     let mut watch = registry.watch(None);
     next(&mut watch).await;
     let calls = registry.calls();
     for _ in 0..3 {
-        assert!(watch.next().now_or_never().is_none(), "nothing is to be told");
+        assert!(watch.next().now_or_never().is_none(), "no event is expected");
         tokio::task::block_in_place(|| server.compact());
     }
-    // It waits since before the index was cleared, so it hears what comes.
+    // It has been waiting since before the index was cleared, so it receives the next event.
     server.put("10.5.1.0-24", RECORD.as_bytes());
     let events = until(&mut watch, |event| !matches!(event, RegistryEvent::Available)).await;
     let told = words(&events);
@@ -82,7 +82,7 @@ async fn a_watch_that_waits_is_not_bothered_by_what_others_write() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_emptied_etcd_is_believed() {
+async fn an_emptied_etcd_yields_an_empty_snapshot() {
     let server = Server::start();
     let registry = server.registry();
     for third in 1..6 {
@@ -96,11 +96,11 @@ async fn an_emptied_etcd_is_believed() {
 
     server.etcd().wipe_data().unwrap();
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Snapshot(_))).await;
-    assert_eq!(words(&events), ["silent", "snapshot "]);
+    assert_eq!(words(&events), ["unavailable", "snapshot "]);
     let lease = registry.create(subnet(7), &host(7), DAY).await.unwrap();
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
-    assert_eq!(words(&events), ["heard", "put 10.5.7.0-24"]);
-    // The indices of the new store are smaller than what was told of the old one.
+    assert_eq!(words(&events), ["available", "put 10.5.7.0-24"]);
+    // The indices of the new store are lower than the last known one.
     let again = registry.create(subnet(6), &host(6), DAY).await.unwrap();
     assert!(again.revision < stale.revision);
     for lease in [&lease, &again] {
@@ -110,7 +110,7 @@ async fn an_emptied_etcd_is_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_revision_that_etcd_never_had_gets_a_snapshot() {
+async fn a_future_revision_yields_a_snapshot() {
     let server = Server::start();
     let registry = server.registry();
     registry.create(subnet(1), &host(1), DAY).await.unwrap();
@@ -121,7 +121,7 @@ async fn a_revision_that_etcd_never_had_gets_a_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn garbage_is_named_and_hides_nothing() {
+async fn bad_records_are_named_and_hide_nothing() {
     let server = Server::start();
     let registry = server.registry();
     let mut watch = registry.watch(None);
@@ -152,7 +152,7 @@ async fn garbage_is_named_and_hides_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_directory_that_goes_takes_with_it_all_that_was_in_it() {
+async fn removing_a_directory_removes_its_leases() {
     let server = Server::start();
     let registry = server.registry();
     registry.create(subnet(1), &host(1), DAY).await.unwrap();
@@ -165,7 +165,7 @@ async fn a_directory_that_goes_takes_with_it_all_that_was_in_it() {
         matches!(&snapshot, RegistryEvent::Snapshot(snapshot) if snapshot.bad.is_empty()),
         "{snapshot:?}"
     );
-    // Above the one that holds the leases, too.
+    // Also a parent of the leases' directory.
     server.ctl(&["rm", "--recursive", PREFIX]);
     assert_eq!(words(&[next(&mut watch).await]), ["snapshot "]);
     registry.create(subnet(1), &host(1), DAY).await.unwrap();
@@ -173,13 +173,13 @@ async fn a_directory_that_goes_takes_with_it_all_that_was_in_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hosts_of_the_time_before_are_heard() {
+async fn events_of_upstream_v0_11_are_understood() {
     let server = Server::start();
     let registry = server.registry();
     let mut watch = registry.watch(None);
     next(&mut watch).await;
     let value = r#"{"PublicIP":"172.27.137.240","BackendType":"vxlan","BackendData":{"VtepMAC":"ce:9c:a9:08:50:03"}}"#;
-    // flannel v0.11 renews by writing again.
+    // Upstream v0.11 renews by writing the record again.
     for _ in 0..2 {
         server.ctl(&["set", "--ttl", "86400", &subnet_key("10.5.1.0-24"), value]);
         let RegistryEvent::Put(lease) = next(&mut watch).await else { panic!("a write is told") };
@@ -188,7 +188,7 @@ async fn hosts_of_the_time_before_are_heard() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_begins_before_etcd_does() {
+async fn a_watch_may_start_before_etcd() {
     let server = Server::start();
     server.etcd().stop().unwrap();
     let registry = server.registry();
@@ -199,31 +199,31 @@ async fn a_watch_begins_before_etcd_does() {
         "{silent:?}"
     );
     server.etcd().restart().unwrap();
-    // The watch opens when it is read after its snapshot.
+    // The watch opens when it is polled after its snapshot.
     server.put("10.5.1.0-24", RECORD.as_bytes());
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Available)).await;
-    assert_eq!(words(&events), ["snapshot 10.5.1.0-24", "heard"]);
+    assert_eq!(words(&events), ["snapshot 10.5.1.0-24", "available"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_etcd_that_is_away_is_not_asked_without_rest() {
+async fn an_unavailable_etcd_is_asked_with_backoff() {
     let server = Server::start();
     server.etcd().stop().unwrap();
     let registry = server.registry();
     let mut watch = registry.watch(None);
-    assert_eq!(words(&[next(&mut watch).await]), ["silent"]);
-    // Said once, however long it lasts.
+    assert_eq!(words(&[next(&mut watch).await]), ["unavailable"]);
+    // Reported once per outage.
     assert!(timeout(Duration::from_secs(3), watch.next()).await.is_err());
-    // 0.1 + 0.2 + 0.4 + 0.8 + 1.6 s, each up to a quarter shorter.
+    // 0.1 + 0.2 + 0.4 + 0.8 + 1.6 s, each shorter by up to 25 %.
     let calls = registry.calls().reads;
     assert!((4..=8).contains(&calls), "{calls} calls in 3 s");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_etcd_that_hangs_is_noticed_and_a_quiet_one_is_not_suspected() {
+async fn a_hanging_etcd_is_detected_and_a_quiet_one_is_not_suspected() {
     let server = Server::start();
     let mut options = server.options();
-    // Longer than a busy machine may make etcd stand still.
+    // Longer than etcd may stall on a busy machine.
     options.silence = Duration::from_millis(2500);
     options.timeout = Duration::from_secs(2);
     let registry = Etcd2Registry::new(options).unwrap();
@@ -251,7 +251,7 @@ async fn an_etcd_that_hangs_is_noticed_and_a_quiet_one_is_not_suspected() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dropped_watch_ends_its_request() {
+async fn dropping_a_watch_ends_its_request() {
     let server = Server::start();
     let registry = server.registry();
     let mut watch = registry.watch(None);
@@ -259,7 +259,7 @@ async fn a_dropped_watch_ends_its_request() {
     let begin = Instant::now();
     while watchers(&server) != 1 {
         assert!(begin.elapsed() < PATIENCE, "etcd knows of no watcher");
-        assert!(timeout(Duration::from_millis(20), watch.next()).await.is_err(), "nothing is to be told");
+        assert!(timeout(Duration::from_millis(20), watch.next()).await.is_err(), "no event is expected");
     }
     drop(watch);
     let begin = Instant::now();
@@ -269,7 +269,7 @@ async fn a_dropped_watch_ends_its_request() {
     }
 }
 
-/// How many watchers the v2 store has, as it tells itself.
+/// Returns the number of watchers of the v2 store.
 fn watchers(server: &Server) -> u64 {
     let text = server.http().get("/v2/stats/store");
     let (_, rest) = text.split_once("\"watchers\":").unwrap();

@@ -1,4 +1,4 @@
-//! What a watch cannot see it finds by looking now and then.
+//! Audits, which find what a watch cannot see.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ fn audited(server: &Server, interval: Duration) -> Etcd3Registry {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_audit_is_a_list_beside_the_open_watch() {
+async fn an_audit_lists_in_parallel_to_the_open_watch() {
     let server = Server::start();
     let registry = audited(&server, Duration::from_millis(400));
     let mut watch = registry.watch(None);
     assert_eq!(words(&[next(&mut watch).await]), ["snapshot "]);
     assert_eq!(words(&[next(&mut watch).await]), ["snapshot "]);
     registry.create(subnet(1), &host(1), DAY).await.unwrap();
-    // Told once, by the watch or by the audit, whichever comes first, and in every audit after it.
+    // Yielded once, by the watch or the audit, and by every audit after that.
     let events = until(
         &mut watch,
         |event| matches!(event, RegistryEvent::Snapshot(snapshot) if snapshot.leases.len() == 1),
@@ -32,7 +32,7 @@ async fn an_audit_is_a_list_beside_the_open_watch() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_audit_that_fails_is_not_the_end_of_the_watch() {
+async fn a_failed_audit_does_not_end_the_watch() {
     let server = Server::start();
     let registry = audited(&server, Duration::from_millis(200));
     let mut watch = registry.watch(None);
@@ -51,7 +51,7 @@ async fn an_audit_that_fails_is_not_the_end_of_the_watch() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_was_restored_and_has_caught_up_is_found_out() {
+async fn an_audit_detects_a_restored_store_that_caught_up() {
     let server = Server::start();
     let registry = audited(&server, Duration::from_secs(3));
     registry.create(subnet(1), &host(1), DAY).await.unwrap();
@@ -63,7 +63,7 @@ async fn a_store_that_was_restored_and_has_caught_up_is_found_out() {
     until(&mut watch, |event| has_both(event) || matches!(event, RegistryEvent::Put(_))).await;
 
     server.etcd().restore_backup().unwrap();
-    // Each start raises the term, and each write the revision, until both are ahead of what the watch knows.
+    // Each start raises the term, and each write the revision, until both exceed those that the watch knows.
     for _ in 0..3 {
         server.etcd().restart().unwrap();
         server.ctl(&["put", "/other", "value"]);
@@ -73,9 +73,9 @@ async fn a_store_that_was_restored_and_has_caught_up_is_found_out() {
         snapshot.leases.iter().all(|lease| lease.subnet == subnet(1))
     })
     .await;
-    // No other sign told the restored store from the one before. The audit may be due before the silence is seen.
+    // Nothing else distinguishes the restored store. The audit may run before the outage is detected.
     let words = words(&events);
     let [before @ .., last] = &words[..] else { panic!("nothing was told") };
     assert_eq!(last, "snapshot 10.5.1.0-24");
-    assert!(before.is_empty() || before == ["silent", "heard"], "{words:?}");
+    assert!(before.is_empty() || before == ["unavailable", "available"], "{words:?}");
 }

@@ -9,12 +9,12 @@ use tokio::time::sleep;
 
 use crate::server::{DAY, Server, host, next, subnet, until, words};
 
-/// The shortest time after which etcd forgets tokens.
+/// The shortest token TTL of etcd.
 const SHORT_TOKENS: &str = "--auth-token-ttl=1";
 
-/// Waits until etcd has forgotten the tokens of nobody but those who use them now.
+/// Waits until etcd has dropped all unused tokens.
 async fn tokens_expire() {
-    // etcd looks for expired tokens once a second; there is nothing to poll, as asking keeps a token.
+    // etcd checks for expired tokens once a second. Polling would keep the token alive.
     sleep(Duration::from_millis(3500)).await;
 }
 
@@ -29,7 +29,7 @@ async fn calls_watches_and_renewals_outlive_their_token() {
     registry.renew(&lease, DAY).await.unwrap();
     assert_eq!(registry.calls().authenticate, 2);
 
-    // The watch begins with the list's token, and opens after it was forgotten.
+    // The watch starts with the list's token, and opens after etcd dropped it.
     let mut watch = registry.watch(None);
     assert!(matches!(next(&mut watch).await, RegistryEvent::Snapshot(_)));
     tokens_expire().await;
@@ -48,7 +48,7 @@ async fn calls_watches_and_renewals_outlive_their_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_that_loses_the_tokens_costs_a_new_one() {
+async fn after_a_restart_a_lost_token_is_replaced() {
     let server = Server::start_with_password(&[]);
     let registry = server.registry();
     let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
@@ -58,10 +58,10 @@ async fn a_restart_that_loses_the_tokens_costs_a_new_one() {
     assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.2.0-24"]);
 
     server.etcd().restart().unwrap();
-    // The watch is the first to need a token.
+    // The watch needs a token first.
     server.put("10.5.3.0-24", r#"{"PublicIP":"192.168.0.3"}"#);
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
-    assert_eq!(words(&events), ["silent", "heard", "put 10.5.3.0-24"]);
+    assert_eq!(words(&events), ["unavailable", "available", "put 10.5.3.0-24"]);
     registry.renew(&lease, DAY).await.unwrap();
 }
 
@@ -95,7 +95,7 @@ async fn a_changed_password_is_named_after_etcd_restarted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_who_may_not_read_is_refused_also_by_a_watch() {
+async fn a_user_without_permission_is_refused_by_calls_and_watches() {
     let server = Server::start_with_password(&[]);
     server.ctl(&["user", "add", "guest:guest"]);
     let mut options = server.options();
@@ -110,13 +110,13 @@ async fn a_user_who_may_not_read_is_refused_also_by_a_watch() {
         matches!(&event, RegistryEvent::Unavailable(why) if why.contains("permission denied")),
         "{event:?}"
     );
-    // Given the right, it goes on by itself.
+    // With the permission, the watch continues automatically.
     server.ctl(&["user", "grant-role", "guest", "root"]);
     until(&mut watch, |event| matches!(event, RegistryEvent::Available)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn authentication_may_be_turned_on_later() {
+async fn authentication_may_be_enabled_later() {
     let server = Server::start();
     let mut options = server.options();
     options.username = "root".to_owned();

@@ -1,94 +1,53 @@
 //! Endpoints that serve only part of what a voting member serves: learners, proxies, and members that refuse.
 
-use std::io;
-use std::net::{Ipv4Addr, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use flannel_core::{RegistryError, RegistryEvent, SubnetRegistry, chain};
-use flannel_registry::Etcd3Registry;
+use flannel_registry::{Etcd2Options, Etcd2Registry, Etcd3Registry, EtcdRegistry};
 use flannel_testing::random_loopback_address;
 use futures::FutureExt;
 use tokio::time::sleep;
 
-use crate::server::{DAY, PATIENCE, Server, host, next, subnet, until, words};
+use crate::common::process::Process;
+use crate::server::{DAY, Server, host, next, subnet, until, words};
 
-/// An `etcd` process, killed on drop together with its files.
-struct Process {
-    child: Child,
-    url: String,
-    directory: PathBuf,
+/// Adds a learner to the cluster of a server, and starts it.
+fn learner(server: &Server) -> Process {
+    let address = random_loopback_address();
+    let peer = format!("http://{address}:2380");
+    server.ctl(&["member", "add", "learner", "--learner", &format!("--peer-urls={peer}")]);
+    let members = server.ctl(&["member", "list"]);
+    let voter = members.lines().find(|line| !line.contains(&peer)).unwrap();
+    let voter_peer = voter.split(", ").nth(3).unwrap();
+    let directory = std::env::temp_dir().join(format!("flannel-etcd-{address}"));
+    let client = format!("http://{address}:2379");
+    Process::start(
+        address,
+        &[
+            "--name=learner".to_owned(),
+            format!("--data-dir={}", directory.display()),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster=test={voter_peer},learner={peer}"),
+            "--initial-cluster-state=existing".to_owned(),
+        ],
+    )
 }
 
-impl Process {
-    /// Starts `etcd` and waits until it accepts connections at `address`.
-    fn start(address: Ipv4Addr, arguments: &[String]) -> Self {
-        let directory = std::env::temp_dir().join(format!("flannel-etcd-{address}"));
-        let program = flannel_testing::program("etcd", "etcd-server").unwrap();
-        let child = Command::new(program)
-            .args(arguments)
-            .current_dir(std::env::temp_dir())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let process = Self { child, url: format!("http://{address}:2379"), directory };
-        let start = Instant::now();
-        while TcpStream::connect((address, 2379)).is_err() {
-            assert!(start.elapsed() < PATIENCE, "etcd does not listen at {address}: {arguments:?}");
-            thread::sleep(Duration::from_millis(20));
-        }
-        process
-    }
-
-    /// Adds a learner to the cluster of a server, and starts it.
-    fn learner(server: &Server) -> Self {
-        let address = random_loopback_address();
-        let peer = format!("http://{address}:2380");
-        server.ctl(&["member", "add", "learner", "--learner", &format!("--peer-urls={peer}")]);
-        let members = server.ctl(&["member", "list"]);
-        let voter = members.lines().find(|line| !line.contains(&peer)).unwrap();
-        let voter_peer = voter.split(", ").nth(3).unwrap();
-        let directory = std::env::temp_dir().join(format!("flannel-etcd-{address}"));
-        let client = format!("http://{address}:2379");
-        Self::start(
-            address,
-            &[
-                "--name=learner".to_owned(),
-                format!("--data-dir={}", directory.display()),
-                format!("--listen-client-urls={client}"),
-                format!("--advertise-client-urls={client}"),
-                format!("--listen-peer-urls={peer}"),
-                format!("--initial-advertise-peer-urls={peer}"),
-                format!("--initial-cluster=test={voter_peer},learner={peer}"),
-                "--initial-cluster-state=existing".to_owned(),
-            ],
-        )
-    }
-
-    /// Starts `etcd grpc-proxy` in front of a server.
-    fn grpc_proxy(server: &Server, arguments: &[&str]) -> Self {
-        let address = random_loopback_address();
-        let mut all = vec![
-            "grpc-proxy".to_owned(),
-            "start".to_owned(),
-            format!("--endpoints={}", server.url()),
-            format!("--listen-addr={address}:2379"),
-            format!("--data-dir={}", std::env::temp_dir().join(format!("flannel-etcd-{address}")).display()),
-        ];
-        all.extend(arguments.iter().map(|&argument| argument.to_owned()));
-        Self::start(address, &all)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let ended: io::Result<()> = self.child.kill().and_then(|()| self.child.wait().map(drop));
-        ended.unwrap();
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
+/// Starts `etcd grpc-proxy` in front of a server.
+fn grpc_proxy(server: &Server, arguments: &[&str]) -> Process {
+    let address = random_loopback_address();
+    let mut all = vec![
+        "grpc-proxy".to_owned(),
+        "start".to_owned(),
+        format!("--endpoints={}", server.url()),
+        format!("--listen-addr={address}:2379"),
+        format!("--data-dir={}", std::env::temp_dir().join(format!("flannel-etcd-{address}")).display()),
+    ];
+    all.extend(arguments.iter().map(|&argument| argument.to_owned()));
+    Process::start(address, &all)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -96,7 +55,7 @@ async fn a_refusal_of_one_member_is_not_that_of_the_cluster() {
     let (locked, open) = (Server::start_with_password(&[]), Server::start());
     let mut options = open.options();
     options.endpoints = vec![locked.url(), open.url()];
-    // The first member to be asked is chosen at random.
+    // The first member to ask is chosen at random.
     for third in 1..6 {
         let registry = Etcd3Registry::new(options.clone()).unwrap();
         assert_eq!(registry.config().await.unwrap(), None);
@@ -120,7 +79,7 @@ async fn a_refusal_of_one_member_is_not_that_of_the_cluster() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_learner_is_passed_over() {
     let server = Server::start();
-    let learner = Process::learner(&server);
+    let learner = learner(&server);
     let mut options = server.options();
     options.endpoints = vec![learner.url.clone()];
     let alone = Etcd3Registry::new(options.clone()).unwrap();
@@ -153,7 +112,7 @@ async fn a_learner_is_passed_over() {
 /// Two watches share one connection of the proxy to etcd, and the proxy answers no progress requests.
 async fn stays_open_behind_a_proxy(arguments: &[&str]) {
     let server = Server::start();
-    let proxy = Process::grpc_proxy(&server, arguments);
+    let proxy = grpc_proxy(&server, arguments);
     let mut options = server.options();
     options.endpoints = vec![proxy.url.clone()];
     let hosts = [(); 2].map(|()| Etcd3Registry::new(options.clone()).unwrap());
@@ -221,4 +180,27 @@ async fn a_quiet_watch_stays_open_after_a_restart_of_etcd() {
     assert!(registry.calls().watch <= opened + 1, "the watch was reopened");
     registry.create(subnet(2), &host(2), DAY).await.unwrap();
     assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.2.0-24"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_config_under_the_prefix_itself_is_named_with_the_prefix_to_use() {
+    let server = Server::start();
+    server.ctl(&["put", "/test/network/config", r#"{"Network":"10.5.0.0/16"}"#]);
+    let mut options = server.options();
+    options.prefix = "/test/network/config".to_owned();
+    let registry = Etcd3Registry::new(options).unwrap();
+    for _ in 0..2 {
+        let error = registry.config().await.unwrap_err();
+        assert!(chain(&error).contains("use -etcd-prefix=/test/network"), "{error:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn automatic_choice_says_that_v2_is_not_served() {
+    let server = Server::start();
+    let mut options = Etcd2Options::default();
+    options.endpoints = vec![server.url()];
+    let registry = EtcdRegistry::new(server.registry(), Etcd2Registry::new(options).unwrap());
+    assert_eq!(registry.config().await.unwrap(), None);
+    assert!(registry.describe().ends_with("(v2 is not served here)"), "{}", registry.describe());
 }

@@ -1,4 +1,4 @@
-//! It keeps the promises of every registry.
+//! The contract of a registry.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -34,7 +34,7 @@ impl RegistrySubject for Subject {
     }
 
     async fn put_raw(&self, key: &str, value: &[u8]) {
-        // A program's arguments are text; records may be anything.
+        // Arguments of a program are text; records may be any bytes.
         let mut client = self.server.client().await;
         client.put(subnet_key(key), value, None).await.unwrap();
     }
@@ -66,7 +66,7 @@ impl RegistrySubject for Subject {
     fn calls(&self) -> Option<u64> {
         let opened = self.opened.lock().unwrap();
         let calls = opened.iter().map(Etcd3Registry::calls).map(|calls| {
-            // All but `watch`, which is counted when a watch is first read after its snapshot.
+            // Without `watch`, which is counted when a watch is first polled after its snapshot.
             calls.range + calls.txn + calls.lease_grant + calls.lease_keep_alive + calls.lease_time_to_live
         });
         Some(calls.sum())
@@ -82,7 +82,7 @@ mod plain {
     );
 }
 
-/// And so does a host's lease manager over it.
+/// The contract of a lease manager over the registry.
 mod of_lease_managers {
     use super::{Server, Subject};
     use crate::common::hosts;

@@ -1,19 +1,19 @@
-//! A member that does not answer is replaced by another one.
+//! Failover to another member.
 
 use flannel_core::{RegistryEvent, SubnetRegistry};
 use flannel_registry::Etcd3Registry;
 
 use crate::server::{DAY, Server, host, next, subnet, until, words};
 
-/// An address where nobody listens: discard, on a loopback address of its own.
+/// An address without a listener: discard, on a loopback address.
 const NOBODY: &str = "http://127.99.99.99:9";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_and_watches_go_to_the_member_that_answers() {
+async fn calls_and_watches_use_the_member_that_answers() {
     let server = Server::start();
     let mut options = server.options();
     options.endpoints = vec![NOBODY.to_owned(), server.url(), NOBODY.to_owned()];
-    // The first member to be asked is chosen at random.
+    // The first member to ask is chosen at random.
     for third in 1..6 {
         let registry = Etcd3Registry::new(options.clone()).unwrap();
         let mut watch = registry.watch(None);
@@ -28,7 +28,7 @@ async fn calls_and_watches_go_to_the_member_that_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_finds_its_member_again_after_it_restarted() {
+async fn a_watch_reconnects_after_its_member_restarted() {
     let server = Server::start();
     let mut options = server.options();
     options.endpoints = vec![NOBODY.to_owned(), server.url()];
@@ -40,11 +40,11 @@ async fn a_watch_finds_its_member_again_after_it_restarted() {
     server.etcd().restart().unwrap();
     registry.create(subnet(2), &host(2), DAY).await.unwrap();
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
-    assert_eq!(words(&events), ["silent", "heard", "put 10.5.2.0-24"]);
+    assert_eq!(words(&events), ["unavailable", "available", "put 10.5.2.0-24"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_registry_is_described_by_its_members() {
+async fn a_registry_is_described_by_its_endpoints() {
     let mut options = flannel_registry::Etcd3Options::default();
     options.endpoints = vec!["10.0.0.1:2379".to_owned(), "http://10.0.0.2:2379".to_owned()];
     let registry = Etcd3Registry::new(options).unwrap();

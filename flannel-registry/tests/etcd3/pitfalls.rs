@@ -1,5 +1,4 @@
-//! What has gone wrong for others who keep leases in etcd, provoked through a proxy. `docs/registry-tests.md` says of
-//! each pitfall which test shows that it does not go wrong here.
+//! Known failures of etcd clients, provoked through a proxy. `docs/registry-tests.md` lists the tests for each.
 
 use std::fs;
 use std::path::Path;
@@ -13,11 +12,11 @@ use futures::StreamExt;
 use futures::future::join;
 use tokio::time::{sleep, timeout};
 
-use crate::common::frames::News;
+use crate::common::frames::WatchFault;
 use crate::common::proxy::Proxy;
 use crate::server::{DAY, PATIENCE, PREFIX, Server, host, next, subnet, subnet_key, until, words};
 
-/// A registry that asks through the proxy first; which member is first is chosen at random.
+/// Returns a registry whose first member is the proxy.
 async fn through(proxy: &Proxy, options: &Etcd3Options) -> Etcd3Registry {
     loop {
         let (before, registry) = (proxy.connections(), Etcd3Registry::new(options.clone()).unwrap());
@@ -29,7 +28,7 @@ async fn through(proxy: &Proxy, options: &Etcd3Options) -> Etcd3Registry {
 }
 
 #[test]
-fn every_test_that_the_table_names_exists() {
+fn every_test_in_the_table_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let table = fs::read_to_string(root.join("docs/registry-tests.md")).unwrap();
     let sources =
@@ -47,13 +46,13 @@ fn every_test_that_the_table_names_exists() {
     assert_eq!(missing, [&("", ""); 0]);
 }
 
-/// Whether a file has a test of that name.
+/// Reports whether a file has a test of that name.
 fn contains(source: &Path, test: &str) -> bool {
     fs::read_to_string(source).is_ok_and(|text| text.contains(&format!("fn {test}(")))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dead_connection_is_left_for_another_member() {
+async fn a_dead_connection_is_replaced_by_another_member() {
     let server = Server::start();
     let proxy = Proxy::to(server.address()).await;
     let mut options = server.options();
@@ -69,18 +68,18 @@ async fn a_dead_connection_is_left_for_another_member() {
     let frozen = Instant::now();
     server.put("10.5.3.0-24", r#"{"PublicIP":"192.168.0.3"}"#);
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
-    assert_eq!(words(&events), ["silent", "heard", "put 10.5.3.0-24"]);
+    assert_eq!(words(&events), ["unavailable", "available", "put 10.5.3.0-24"]);
     assert!(frozen.elapsed() < Duration::from_secs(10), "{:?}", frozen.elapsed());
     registry.renew(&lease, DAY).await.unwrap();
 
-    // What was sent into the dead connection is of no use to anybody when it comes back.
+    // Data sent into the dead connection is of no use when the connection recovers.
     proxy.thaw();
     server.put("10.5.4.0-24", r#"{"PublicIP":"192.168.0.4"}"#);
     assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.4.0-24"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_are_reset_cost_no_event_and_no_lease() {
+async fn connection_resets_lose_no_event_and_no_lease() {
     let server = Server::start();
     let proxy = Proxy::to(server.address()).await;
     let mut options = server.options();
@@ -95,14 +94,14 @@ async fn connections_that_are_reset_cost_no_event_and_no_lease() {
             while registry.calls().lease_keep_alive == started {
                 tokio::task::yield_now().await;
             }
-            // A renewal has two answers, each 150 ms on its way: break it in all its parts.
+            // A renewal has two responses, each delayed by 150 ms: interrupt every part of it.
             sleep(Duration::from_millis(u64::from(third) * 80)).await;
             proxy.reset();
         };
         let renewal = join(registry.renew(&lease, DAY), reset);
         let (renewed, ()) = timeout(PATIENCE, renewal).await.expect("a renewal sends a keep-alive");
         assert!(matches!(renewed, Ok(_) | Err(RegistryError::Unavailable(..))), "{renewed:?}");
-        // On a slow machine the reset meets this one.
+        // On a slow machine the reset hits this call.
         let again = async {
             while let Err(error) = registry.renew(&lease, DAY).await {
                 assert!(matches!(error, RegistryError::Unavailable(..)), "{error:?}");
@@ -116,7 +115,7 @@ async fn connections_that_are_reset_cost_no_event_and_no_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_member_is_waited_for_once() {
+async fn a_slow_member_delays_only_the_first_call() {
     let server = Server::start();
     let proxy = Proxy::to(server.address()).await;
     let mut options = server.options();
@@ -132,13 +131,13 @@ async fn a_slow_member_is_waited_for_once() {
             slowest = slowest.max(begin.elapsed());
         }
     }
-    // The first call asked both, each other one that which answers.
+    // The first call asked both members, all others the one that answers.
     assert!(slowest < options.timeout, "{slowest:?}");
     assert_eq!(registry.calls().lease_grant, 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_that_is_told_nothing_is_left_though_its_member_answers_calls() {
+async fn a_watch_whose_member_withholds_events_is_reopened_elsewhere() {
     let server = Server::start();
     let proxy = Proxy::to(server.address()).await;
     let mut options = server.options();
@@ -149,17 +148,17 @@ async fn a_watch_that_is_told_nothing_is_left_though_its_member_answers_calls() 
     registry.create(subnet(2), &host(2), DAY).await.unwrap();
     assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.2.0-24"]);
 
-    proxy.let_news_be(News::Withheld);
+    proxy.set_watch_fault(WatchFault::Withheld);
     server.put("10.5.3.0-24", r#"{"PublicIP":"192.168.0.3"}"#);
     let before = registry.calls().range;
     registry.config().await.unwrap();
     assert_eq!(registry.calls().range - before, 1, "the first member answers");
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
-    assert_eq!(words(&events), ["silent", "heard", "put 10.5.3.0-24"]);
+    assert_eq!(words(&events), ["unavailable", "available", "put 10.5.3.0-24"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_that_are_lost_are_found_by_the_audit() {
+async fn an_audit_finds_lost_events() {
     let server = Server::start();
     let proxy = Proxy::to(server.address()).await;
     let mut options = server.options();
@@ -170,7 +169,7 @@ async fn events_that_are_lost_are_found_by_the_audit() {
     let mut watch = registry.watch(None);
     next(&mut watch).await;
     registry.create(subnet(2), &host(2), DAY).await.unwrap();
-    // An audit may come before the event.
+    // An audit may run before the event arrives.
     let knows = |event: &RegistryEvent, third| {
         if let RegistryEvent::Snapshot(all) = event {
             all.leases.iter().any(|lease| lease.subnet == subnet(third))
@@ -180,21 +179,21 @@ async fn events_that_are_lost_are_found_by_the_audit() {
     };
     until(&mut watch, |event| knows(event, 2)).await;
 
-    // What the watch asks for a word it is given, so that it has no reason for doubt.
-    proxy.let_news_be(News::Lost);
+    // Progress requests are answered, so the watch has no reason to reopen.
+    proxy.set_watch_fault(WatchFault::Lost);
     server.put("10.5.3.0-24", r#"{"PublicIP":"192.168.0.3"}"#);
     server.remove("10.5.1.0-24");
     let events = until(&mut watch, |event| knows(event, 3)).await;
     assert!(events.iter().all(|event| matches!(event, RegistryEvent::Snapshot(_))), "{:?}", words(&events));
     until(&mut watch, |event| !knows(event, 1)).await;
-    proxy.let_news_be(News::Told);
+    proxy.set_watch_fault(WatchFault::None);
     registry.create(subnet(4), &host(4), DAY).await.unwrap();
     until(&mut watch, |event| knows(event, 4)).await;
     assert_eq!(registry.calls().watch, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_that_a_member_tells_again_are_told_once() {
+async fn repeated_events_are_yielded_once() {
     let server = Server::start();
     let proxy = Proxy::to(server.address()).await;
     let mut options = server.options();
@@ -202,7 +201,7 @@ async fn events_that_a_member_tells_again_are_told_once() {
     let registry = Etcd3Registry::new(options).unwrap();
     let mut watch = registry.watch(None);
     next(&mut watch).await;
-    proxy.let_news_be(News::Repeated);
+    proxy.set_watch_fault(WatchFault::Repeated);
     let mut told = Vec::new();
     for third in 1..5 {
         server.put(&subnet(third).to_string(), r#"{"PublicIP":"192.168.0.3"}"#);
@@ -213,7 +212,7 @@ async fn events_that_a_member_tells_again_are_told_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_of_the_same_cluster_that_is_behind_tells_nothing_old() {
+async fn a_lagging_member_yields_no_old_state() {
     let server = Server::start();
     let proxy = Proxy::to(server.address()).await;
     let mut options = server.options();
@@ -233,46 +232,46 @@ async fn a_member_of_the_same_cluster_that_is_behind_tells_nothing_old() {
         behind.etcdctl(&["put", &subnet_key(&subnet(third).to_string()), &record]).unwrap();
     };
     put(7);
-    proxy.lead_to(behind.client_address());
+    proxy.switch_to(behind.client_address());
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Snapshot(_))).await;
-    assert_eq!(words(&events), ["silent", "snapshot 10.5.1.0-24,10.5.7.0-24"]);
-    // Its revision is still smaller than what was known of the other one.
+    assert_eq!(words(&events), ["unavailable", "snapshot 10.5.1.0-24,10.5.7.0-24"]);
+    // Its revision is still lower than that of the other member.
     put(8);
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
-    assert_eq!(words(&events), ["heard", "put 10.5.8.0-24"]);
+    assert_eq!(words(&events), ["available", "put 10.5.8.0-24"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_renewal_that_is_accepted_and_then_reset_or_forgotten_is_made_again() {
+async fn a_renewal_without_a_response_is_retried() {
     let server = Server::start();
     let proxy = Proxy::to(server.address()).await;
     let mut options = server.options();
     options.endpoints = vec![proxy.url()];
     let registry = Etcd3Registry::new(options).unwrap();
     let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
-    for news in [News::CutShort, News::Withheld] {
-        proxy.let_news_be(news);
+    for news in [WatchFault::CutShort, WatchFault::Withheld] {
+        proxy.set_watch_fault(news);
         let renewed = registry.renew(&lease, DAY).await;
         assert!(matches!(renewed, Err(RegistryError::Unavailable(..))), "{news:?}: {renewed:?}");
-        proxy.let_news_be(News::Told);
+        proxy.set_watch_fault(WatchFault::None);
         assert_eq!(registry.renew(&lease, DAY).await.unwrap(), DAY);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_that_is_revoked_while_it_is_renewed_is_gone() {
+async fn a_lease_revoked_during_its_renewal_is_gone() {
     let server = Server::start();
     let proxy = Proxy::to(server.address()).await;
     let mut options = server.options();
     options.endpoints = vec![proxy.url()];
-    // An answer is on its way for a second, and for two if it comes in two parts.
+    // A response takes a second, or two if it arrives in two parts.
     options.timeout = Duration::from_secs(20);
     let registry = Etcd3Registry::new(options).unwrap();
     let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
     let ids = server.ctl(&["lease", "list"]);
     let id = ids.lines().nth(1).unwrap();
     let before = registry.calls().range;
-    // The answer to the first call of a renewal is on its way for longer than it takes to revoke the lease.
+    // The response to the first call of a renewal takes longer than revoking the lease.
     proxy.delay(Duration::from_secs(1));
     let revoke = async {
         while registry.calls().range == before {
@@ -288,7 +287,7 @@ async fn a_lease_that_is_revoked_while_it_is_renewed_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leases_that_vanish_are_made_again_with_the_same_subnets() {
+async fn vanished_leases_are_recreated_with_the_same_subnets() {
     const CONFIG: &str = r#"{"Network":"10.5.0.0/16"}"#;
     let server = Server::start();
     server.ctl(&["put", &format!("{PREFIX}/config"), CONFIG]);
@@ -297,7 +296,7 @@ async fn leases_that_vanish_are_made_again_with_the_same_subnets() {
     for last in 1..6 {
         let manager = RegistryLeaseManager::new(server.registry());
         let attrs = host(last);
-        // Not what a host without a memory would choose.
+        // A host without a previous subnet would choose another.
         let request = LeaseRequest::new(&config, &attrs).with_previous(Some(subnet(last + 100)));
         let lease = manager.acquire(request).await.unwrap();
         assert_eq!(lease.subnet, subnet(last + 100));

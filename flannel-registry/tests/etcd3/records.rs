@@ -1,4 +1,4 @@
-//! What is in etcd is what flannel writes there, and costs what it must.
+//! Records in etcd, and the number of calls.
 
 use flannel_core::{
     BackendAttrs, BackendType, Json, Lease, RegistryError, RegistryEvent, SubnetRegistry, Term,
@@ -10,7 +10,7 @@ use crate::common::proxy::Proxy;
 use crate::server::{DAY, PREFIX, Server, host, next, subnet, subnet_key, until, words};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_and_values_are_those_of_flannel_v0_28_byte_for_byte() {
+async fn keys_and_values_match_upstream_v0_28_byte_for_byte() {
     let server = Server::start();
     let registry = server.registry();
     let data = Json::parse(r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}"#).unwrap();
@@ -35,7 +35,7 @@ async fn keys_and_values_are_those_of_flannel_v0_28_byte_for_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_has_its_time_to_live_in_etcd_and_leaves_nothing_behind() {
+async fn a_lease_has_its_ttl_in_etcd_and_leaves_nothing_behind() {
     let server = Server::start();
     let registry = server.registry();
     let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
@@ -57,7 +57,7 @@ async fn a_lease_has_its_time_to_live_in_etcd_and_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_that_holds_more_than_our_record_is_not_revoked() {
+async fn an_etcd_lease_with_other_keys_is_not_revoked() {
     let server = Server::start();
     let registry = server.registry();
     let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
@@ -79,13 +79,13 @@ async fn a_reservation_never_gets_a_lease() {
     registry.renew(&updated, DAY).await.unwrap();
     assert_eq!(only(&registry).await, updated);
     assert_eq!(server.ctl(&["lease", "list"]), "found 0 leases");
-    // The same words written by somebody else are another record.
+    // The same value written by another client is a change.
     server.put("10.5.1.0-24", &updated.attrs.to_record());
     assert!(matches!(registry.update(&updated, &host(1), DAY).await, Err(RegistryError::Changed(_))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_that_somebody_revoked_is_gone() {
+async fn a_revoked_lease_is_gone() {
     let server = Server::start();
     let registry = server.registry();
     let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
@@ -94,7 +94,7 @@ async fn a_lease_that_somebody_revoked_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn renewing_a_lease_is_no_event_and_does_not_write() {
+async fn renewing_a_lease_sends_no_event_and_writes_nothing() {
     let server = Server::start();
     let registry = server.registry();
     let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
@@ -113,7 +113,7 @@ async fn renewing_a_lease_is_no_event_and_does_not_write() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_hosts_that_race_for_a_subnet_one_gets_it() {
+async fn one_of_two_hosts_that_race_for_a_subnet_gets_it() {
     let server = Server::start();
     let (one, other) = (server.registry(), server.registry());
     let (first, second) = (host(1), host(2));
@@ -131,7 +131,7 @@ async fn of_two_hosts_that_race_for_a_subnet_one_gets_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_configuration_that_appears_later_is_read() {
+async fn a_config_written_later_is_read() {
     let server = Server::start();
     let registry = server.registry();
     assert_eq!(registry.config().await.unwrap(), None);
@@ -140,7 +140,7 @@ async fn a_configuration_that_appears_later_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_costs_one_call_for_each_page() {
+async fn a_list_makes_one_call_per_page() {
     let server = Server::start();
     let mut options = server.options();
     options.page_size = 100;
@@ -161,7 +161,7 @@ async fn a_list_costs_one_call_for_each_page() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_beside_those_of_the_network_are_not_its_leases() {
+async fn keys_outside_the_network_are_no_leases() {
     let server = Server::start();
     for key in ["subnets-old/10.5.1.0-24", "subnets", "subnets0", "subnet/10.5.1.0-24"] {
         server.ctl(&["put", &format!("{PREFIX}/{key}"), r#"{"PublicIP":"192.168.0.1"}"#]);
@@ -173,7 +173,7 @@ async fn keys_beside_those_of_the_network_are_not_its_leases() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_etcd_that_is_away_is_told_from_one_that_refuses() {
+async fn an_unavailable_etcd_is_distinguished_from_a_refusal() {
     let server = Server::start();
     let registry = server.registry();
     let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
@@ -206,27 +206,27 @@ async fn an_etcd_that_is_away_is_told_from_one_that_refuses() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_whose_answer_is_lost_may_have_happened() {
+async fn a_write_without_a_response_may_be_applied() {
     let server = Server::start();
     let proxy = Proxy::to(server.address()).await;
     let mut options = server.options();
     options.endpoints = vec![proxy.url()];
     let registry = Etcd3Registry::new(options).unwrap();
-    let lease = lose_the_answer(&proxy, &registry).await;
+    let lease = lose_response(&proxy, &registry).await;
     assert!(matches!(&lease, Err(RegistryError::Unknown(taken, _)) if *taken == subnet(1)), "{lease:?}");
     let written = only(&server.registry()).await;
     assert_eq!(written.attrs, host(1));
-    // The record hangs on its lease, so it must not have been revoked.
+    // The record is attached to its etcd lease, which must not have been revoked.
     server.registry().renew(&written, DAY).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_whose_answer_is_lost_is_recognised_at_the_next_member() {
+async fn a_write_without_a_response_is_recognised_at_the_next_member() {
     let server = Server::start();
     let proxy = Proxy::to(server.address()).await;
     let mut options = server.options();
     options.endpoints = vec![proxy.url(), server.url()];
-    // The first member to be asked is chosen at random.
+    // The first member to ask is chosen at random.
     let registry = loop {
         let registry = Etcd3Registry::new(options.clone()).unwrap();
         registry.config().await.unwrap();
@@ -234,13 +234,13 @@ async fn a_write_whose_answer_is_lost_is_recognised_at_the_next_member() {
             break registry;
         }
     };
-    let lease = lose_the_answer(&proxy, &registry).await.unwrap();
+    let lease = lose_response(&proxy, &registry).await.unwrap();
     assert_eq!(registry.calls().txn, 2);
     assert_eq!(only(&server.registry()).await, lease);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_that_changes_while_it_is_being_removed_stays() {
+async fn a_lease_that_changes_during_its_removal_stays() {
     let server = Server::start();
     let proxy = Proxy::to(server.address()).await;
     let mut options = server.options();
@@ -252,7 +252,7 @@ async fn a_lease_that_changes_while_it_is_being_removed_stays() {
         while slow.calls().range == 1 {
             tokio::task::yield_now().await;
         }
-        // The answer to the first call of `delete` is on its way for longer than this takes.
+        // The response to the first call of `delete` takes longer than this.
         fast.update(&lease, &host(2), DAY).await.unwrap()
     };
     let (removed, changed) = join(slow.delete(&lease), change).await;
@@ -261,13 +261,13 @@ async fn a_lease_that_changes_while_it_is_being_removed_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_etcd_that_goes_away_is_never_taken_for_a_lost_lease() {
+async fn an_etcd_that_stops_is_never_taken_for_a_lost_lease() {
     let server = std::sync::Arc::new(Server::start());
     let registry = server.registry();
     let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
     let renewing = async {
         let (mut renewed, mut failed) = (0, 0);
-        // Until the lease was renewed again after failures.
+        // Until the lease is renewed after failures.
         while failed == 0 || renewed == 0 {
             match registry.renew(&lease, DAY).await {
                 Ok(_) if failed == 0 => tokio::task::yield_now().await,
@@ -288,13 +288,13 @@ async fn an_etcd_that_goes_away_is_never_taken_for_a_lost_lease() {
     assert_eq!(only(&registry).await, lease);
 }
 
-/// Creates a lease, and loses the answer to its transaction.
-async fn lose_the_answer(proxy: &Proxy, registry: &Etcd3Registry) -> Result<Lease, RegistryError> {
+/// Creates a lease, and loses the response to its transaction.
+async fn lose_response(proxy: &Proxy, registry: &Etcd3Registry) -> Result<Lease, RegistryError> {
     let lose = async {
         while registry.calls().txn == 0 {
             tokio::task::yield_now().await;
         }
-        proxy.become_deaf();
+        proxy.drop_responses();
     };
     join(registry.create(subnet(1), &host(1), DAY), lose).await.0
 }
@@ -305,7 +305,7 @@ async fn only(registry: &Etcd3Registry) -> Lease {
     Lease::clone(&leases.remove(0))
 }
 
-/// The id of the only lease that etcd knows.
+/// Returns the id of the only lease in etcd.
 fn only_lease(server: &Server) -> String {
     let list = server.ctl(&["lease", "list"]);
     let (count, id) = list.split_once('\n').unwrap();

@@ -1,4 +1,4 @@
-//! An etcd for one test, and what only its operator can do to it.
+//! An etcd for one test, with operator access.
 
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,11 +14,11 @@ pub(crate) use crate::common::{DAY, PATIENCE, PREFIX, host, next, subnet, subnet
 
 pub(crate) struct Server {
     etcd: Mutex<Etcd>,
-    /// The password of `root`, if one is needed.
+    /// The password of `root`, if authentication is on.
     password: Option<&'static str>,
-    /// The files, if it speaks TLS.
+    /// The certificates, if TLS is on.
     pub(crate) certificates: Option<Certificates>,
-    /// Whether it wants one of the client too.
+    /// Whether clients need a certificate.
     mutual: bool,
 }
 
@@ -34,7 +34,7 @@ impl Server {
         Self { etcd, password: None, certificates: None, mutual: false }
     }
 
-    /// Starts a server that lets in `root` only, with a password.
+    /// Starts a server that accepts only `root`, with a password.
     pub(crate) fn start_with_password(arguments: &[&str]) -> Self {
         let mut server = Self::start_with(arguments);
         let password = "correct horse";
@@ -43,7 +43,7 @@ impl Server {
         server
     }
 
-    /// Starts a server that speaks TLS, and lets in only clients with a certificate if it is `mutual`.
+    /// Starts a server with TLS that requires client certificates if `mutual`.
     pub(crate) fn start_tls(mutual: bool) -> Self {
         let (certificates, address) = (Certificates::new(), random_loopback_address());
         certificates.server("server", address);
@@ -82,7 +82,7 @@ impl Server {
         self.etcd().client_address()
     }
 
-    /// Options that notice a silent etcd soon.
+    /// Returns options with short timeouts.
     pub(crate) fn options(&self) -> Etcd3Options {
         let mut options = Etcd3Options::default();
         options.endpoints = vec![self.url()];
@@ -106,7 +106,7 @@ impl Server {
         Etcd3Registry::new(self.options()).unwrap()
     }
 
-    /// A client that knows nothing of flannel.
+    /// Returns a plain etcd client.
     pub(crate) async fn client(&self) -> Client {
         let mut options = ConnectOptions::new();
         if let Some(password) = self.password {
@@ -121,7 +121,7 @@ impl Server {
         Client::connect([self.url()], Some(options)).await.unwrap()
     }
 
-    /// Runs `etcdctl` and answers with what it writes, without the last line break.
+    /// Runs `etcdctl` and returns its output without the last line break.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
         self.etcd().etcdctl(arguments).unwrap().trim_end_matches('\n').to_owned()
     }
@@ -134,10 +134,10 @@ impl Server {
         self.ctl(&["del", &subnet_key(key)]);
     }
 
-    /// Makes etcd forget all changes so far.
+    /// Compacts the whole history.
     pub(crate) fn compact(&self) {
         let revision = self.revision();
-        // Nothing can be compacted twice, or before anything was written.
+        // Fails if the revision is already compacted, or if nothing was written.
         let _ = self.etcd().etcdctl(&["compact", &revision.to_string()]);
     }
 

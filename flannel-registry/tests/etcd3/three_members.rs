@@ -1,4 +1,4 @@
-//! A cluster of three, of which not all are well.
+//! A cluster of three members with failures.
 
 use std::net::Ipv4Addr;
 use std::sync::Mutex;
@@ -12,14 +12,14 @@ use flannel_testing::{Etcd, EtcdOptions, random_loopback_address};
 
 use crate::server::{DAY, host, next, subnet, until, words};
 
-/// Starts three members at once, as none is healthy alone.
+/// Starts three members concurrently, because a single one does not become healthy.
 fn start() -> Vec<Etcd> {
     let addresses: [Ipv4Addr; 3] = std::array::from_fn(|_| random_loopback_address());
     let peers: Vec<_> = (0..).zip(addresses).map(|(i, at)| format!("member{i}=http://{at}:2380")).collect();
     let peers = peers.join(",");
     let options = (0..).zip(addresses).map(|(i, address)| EtcdOptions {
         inside: Some((Namespace::current().unwrap(), address.into())),
-        // Two cores that run all tests at once are slow to answer a heartbeat.
+        // Heartbeats are slow on a machine that runs all tests at once.
         arguments: [
             &format!("--name=member{i}"),
             &format!("--initial-cluster={peers}"),
@@ -51,16 +51,16 @@ fn registry(members: &[Etcd]) -> Etcd3Registry {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frozen_member_is_replaced_whichever_it_is() {
+async fn a_frozen_member_is_replaced() {
     let mut members = start();
     let registry = registry(&members);
     let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
     let mut watch = registry.watch(None);
     assert_eq!(words(&[next(&mut watch).await]), ["snapshot 10.5.1.0-24"]);
-    // One of the three leads, and one serves the watch.
+    // One member is the leader, and one serves the watch.
     for (third, member) in (10..).zip(&mut members) {
         member.pause().unwrap();
-        // A write that a frozen leader took with it may be told as unknown; nothing but that.
+        // The outcome of a write to a frozen leader may be unknown; no other error is allowed.
         let created = registry.create(subnet(third), &host(third), DAY).await;
         assert!(
             matches!(created, Ok(_) | Err(RegistryError::Unknown(..) | RegistryError::Unavailable(..))),
@@ -78,7 +78,7 @@ async fn a_frozen_member_is_replaced_whichever_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_alone_is_silent_and_tells_nothing_old() {
+async fn a_partitioned_member_yields_no_old_state() {
     let mut members = start();
     let lone = registry(&members[..1]);
     let lease = lone.create(subnet(1), &host(1), DAY).await.unwrap();
@@ -90,10 +90,10 @@ async fn a_member_alone_is_silent_and_tells_nothing_old() {
     for member in &mut members[1..] {
         member.kill().unwrap();
     }
-    // It does not know yet that it is alone, and could answer with what it has.
+    // It does not know yet that it is partitioned, and could answer from its own state.
     let listed = lone.list().await;
     assert!(matches!(listed, Err(RegistryError::Unavailable(..))), "an old list: {listed:?}");
-    assert_eq!(words(&[next(&mut watch).await]), ["silent"]);
+    assert_eq!(words(&[next(&mut watch).await]), ["unavailable"]);
     let listed = lone.list().await;
     assert!(matches!(listed, Err(RegistryError::Unavailable(..))), "an old list: {listed:?}");
     let renewed = lone.renew(&lease, DAY).await;

@@ -1,4 +1,4 @@
-//! etcd over TLS: who is trusted, who we are, and what is said when it does not work.
+//! etcd over TLS: authorities, client certificates and errors.
 
 use flannel_core::{RegistryError, RegistryEvent, SubnetRegistry};
 use flannel_registry::{Etcd3Options, Etcd3OptionsError, Etcd3Registry};
@@ -7,12 +7,12 @@ use flannel_testing::random_loopback_address;
 use crate::common::certificates::{Certificates, SPOILT};
 use crate::server::{DAY, Server, host, next, subnet, words};
 
-/// What a registry with these options says about its configuration.
+/// Reads the config with a registry of these options.
 async fn ask(options: Etcd3Options) -> Result<Option<String>, RegistryError> {
     Etcd3Registry::new(options).unwrap().config().await
 }
 
-/// Asserts that the error is of this kind and says all of that, in one line.
+/// Asserts the kind of an error, and that its text has one line with all of `parts`.
 fn says(answer: Result<Option<String>, RegistryError>, refused: bool, words: &[&str]) {
     let error = answer.unwrap_err();
     let text = flannel_core::chain(&error);
@@ -24,14 +24,14 @@ fn says(answer: Result<Option<String>, RegistryError>, refused: bool, words: &[&
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_authority_is_enough_where_etcd_asks_for_no_certificate() {
+async fn a_ca_file_is_enough_if_etcd_requires_no_client_certificate() {
     let server = Server::start_tls(false);
     assert!(server.url().starts_with("https://"));
     assert_eq!(ask(server.options()).await.unwrap(), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_are_read_in_every_form_they_are_written_in() {
+async fn keys_are_accepted_in_every_pem_format() {
     let server = Server::start_tls(true);
     let files = server.certificates.as_ref().unwrap();
     let mut options = server.options();
@@ -44,7 +44,7 @@ async fn keys_are_read_in_every_form_they_are_written_in() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_that_cannot_be_used_are_named_with_the_reason() {
+async fn unusable_files_are_named_with_the_reason() {
     let server = Server::start_tls(true);
     let files = server.certificates.as_ref().unwrap();
     files.spoil();
@@ -57,7 +57,7 @@ async fn files_that_cannot_be_used_are_named_with_the_reason() {
 }
 
 #[test]
-fn a_certificate_without_its_key_is_refused_in_upstreams_words() {
+fn a_certificate_without_its_key_is_refused_with_upstreams_text() {
     let mut options = Etcd3Options::default();
     options.cert_file = Some("x".into());
     let error = Etcd3Registry::new(options).unwrap_err();
@@ -66,7 +66,7 @@ fn a_certificate_without_its_key_is_refused_in_upstreams_words() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_cannot_be_trusted_is_told_with_what_was_trusted() {
+async fn an_untrusted_server_is_reported_with_the_ca_file() {
     let (files, address) = (Certificates::new(), random_loopback_address());
     files.expired_server("server", address);
     files.client("client");
@@ -85,7 +85,7 @@ async fn a_server_that_cannot_be_trusted_is_told_with_what_was_trusted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_etcd_does_not_trust_is_told_what_it_showed() {
+async fn a_rejected_client_is_reported_with_its_certificate() {
     let server = Server::start_tls(true);
     let stranger = Certificates::new();
     stranger.client("stranger");
@@ -103,7 +103,7 @@ async fn a_client_that_etcd_does_not_trust_is_told_what_it_showed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn certificates_that_are_replaced_are_used_without_a_restart() {
+async fn replaced_certificates_are_used_without_a_restart() {
     let server = Server::start_tls(true);
     let files = server.certificates.as_ref().unwrap();
     let stranger = Certificates::new();
@@ -122,7 +122,7 @@ async fn certificates_that_are_replaced_are_used_without_a_restart() {
     registry.create(subnet(1), &host(1), DAY).await.unwrap();
     assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.1.0-24"]);
 
-    // Between the two halves of a new pair nothing breaks, and an open watch is not disturbed by the second one.
+    // Replacing only one file of the pair breaks nothing, and replacing the other does not disturb an open watch.
     files.client("next");
     files.write("client.pem", &files.read("next.pem"));
     registry.create(subnet(2), &host(2), DAY).await.unwrap();

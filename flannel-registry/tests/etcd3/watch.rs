@@ -1,4 +1,4 @@
-//! A watch loses nothing, whatever happens to etcd.
+//! Watches across failures of etcd.
 
 use std::time::{Duration, Instant};
 
@@ -9,12 +9,12 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::time::timeout;
 
-use crate::server::{DAY, PATIENCE, Server, host, next, subnet, until, words};
+use crate::server::{DAY, PATIENCE, Server, host, next, subnet, subnet_key, until, words};
 
 const RECORD: &str = r#"{"PublicIP":"192.168.0.1"}"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_happens_while_etcd_restarts_is_told() {
+async fn changes_during_a_restart_of_etcd_are_yielded() {
     let server = Server::start();
     let registry = server.registry();
     let first = registry.create(subnet(1), &host(1), DAY).await.unwrap();
@@ -24,17 +24,17 @@ async fn what_happens_while_etcd_restarts_is_told() {
     assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.2.0-24"]);
 
     server.etcd().kill().unwrap();
-    assert_eq!(words(&[next(&mut watch).await]), ["silent"]);
+    assert_eq!(words(&[next(&mut watch).await]), ["unavailable"]);
     server.etcd().restart().unwrap();
-    // Written and removed before the watch is read again.
+    // Written and removed before the watch is polled again.
     registry.delete(&first).await.unwrap();
     registry.update(&second, &host(3), DAY).await.unwrap();
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
-    assert_eq!(words(&events), ["heard", "deleted 10.5.1.0-24", "put 10.5.2.0-24"]);
+    assert_eq!(words(&events), ["available", "deleted 10.5.1.0-24", "put 10.5.2.0-24"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_that_fell_behind_a_compaction_gets_a_snapshot() {
+async fn a_compacted_watch_yields_a_snapshot() {
     let server = Server::start();
     let registry = server.registry();
     let first = registry.create(subnet(1), &host(1), DAY).await.unwrap();
@@ -44,10 +44,10 @@ async fn a_watch_that_fell_behind_a_compaction_gets_a_snapshot() {
     next(&mut watch).await;
 
     server.etcd().kill().unwrap();
-    assert_eq!(words(&[next(&mut watch).await]), ["silent"]);
+    assert_eq!(words(&[next(&mut watch).await]), ["unavailable"]);
     server.etcd().restart().unwrap();
     registry.create(subnet(3), &host(3), DAY).await.unwrap();
-    // A delete is the last change that is forgotten (etcd-io/etcd#18089).
+    // A delete is the last compacted change (etcd-io/etcd#18089).
     registry.delete(&first).await.unwrap();
     server.compact();
     registry.create(subnet(4), &host(4), DAY).await.unwrap();
@@ -61,7 +61,7 @@ async fn a_watch_that_fell_behind_a_compaction_gets_a_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_emptied_etcd_is_believed() {
+async fn an_emptied_etcd_yields_an_empty_snapshot() {
     let server = Server::start();
     let registry = server.registry();
     for third in 1..6 {
@@ -74,17 +74,17 @@ async fn an_emptied_etcd_is_believed() {
 
     server.etcd().wipe_data().unwrap();
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Snapshot(_))).await;
-    assert_eq!(words(&events), ["silent", "snapshot "]);
+    assert_eq!(words(&events), ["unavailable", "snapshot "]);
     registry.create(subnet(7), &host(7), DAY).await.unwrap();
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
-    assert_eq!(words(&events), ["heard", "put 10.5.7.0-24"]);
+    assert_eq!(words(&events), ["available", "put 10.5.7.0-24"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_emptied_etcd_is_believed_also_when_its_revision_has_overtaken() {
+async fn an_emptied_etcd_with_a_higher_revision_yields_an_empty_snapshot() {
     let server = Server::start();
     for _ in 0..2 {
-        // Each start elects a leader, which makes the store's term larger than that of a new one.
+        // Each start elects a leader, so the term exceeds that of a new store.
         server.etcd().restart().unwrap();
     }
     let registry = server.registry();
@@ -108,7 +108,7 @@ async fn an_emptied_etcd_is_believed_also_when_its_revision_has_overtaken() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_revision_that_etcd_never_had_gets_a_snapshot() {
+async fn a_future_revision_yields_a_snapshot() {
     let server = Server::start();
     let registry = server.registry();
     registry.create(subnet(1), &host(1), DAY).await.unwrap();
@@ -119,7 +119,7 @@ async fn a_revision_that_etcd_never_had_gets_a_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn garbage_is_named_and_hides_nothing() {
+async fn bad_records_are_named_and_hide_nothing() {
     let server = Server::start();
     let registry = server.registry();
     let mut watch = registry.watch(None);
@@ -145,7 +145,7 @@ async fn garbage_is_named_and_hides_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_begins_before_etcd_does() {
+async fn a_watch_may_start_before_etcd() {
     let server = Server::start();
     server.etcd().stop().unwrap();
     let registry = server.registry();
@@ -156,31 +156,31 @@ async fn a_watch_begins_before_etcd_does() {
         "{silent:?}"
     );
     server.etcd().restart().unwrap();
-    // The watch opens when it is read after its snapshot.
+    // The watch opens when it is polled after its snapshot.
     server.put("10.5.1.0-24", RECORD);
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Available)).await;
-    assert_eq!(words(&events), ["snapshot 10.5.1.0-24", "heard"]);
+    assert_eq!(words(&events), ["snapshot 10.5.1.0-24", "available"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_etcd_that_is_away_is_not_asked_without_rest() {
+async fn an_unavailable_etcd_is_asked_with_backoff() {
     let server = Server::start();
     server.etcd().stop().unwrap();
     let registry = server.registry();
     let mut watch = registry.watch(None);
-    assert_eq!(words(&[next(&mut watch).await]), ["silent"]);
-    // Said once, however long it lasts.
+    assert_eq!(words(&[next(&mut watch).await]), ["unavailable"]);
+    // Reported once per outage.
     assert!(timeout(Duration::from_secs(3), watch.next()).await.is_err());
-    // 0.1 + 0.2 + 0.4 + 0.8 + 1.6 s, each up to a quarter shorter.
+    // 0.1 + 0.2 + 0.4 + 0.8 + 1.6 s, each shorter by up to 25 %.
     let calls = registry.calls().range;
     assert!((4..=8).contains(&calls), "{calls} calls in 3 s");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_etcd_that_hangs_is_noticed_and_a_quiet_one_is_not_suspected() {
+async fn a_hanging_etcd_is_detected_and_a_quiet_one_is_not_suspected() {
     let server = Server::start();
     let mut options = server.options();
-    // Longer than a busy machine may make etcd stand still.
+    // Longer than etcd may stall on a busy machine.
     options.silence = Duration::from_secs(3);
     options.timeout = Duration::from_secs(2);
     let registry = Etcd3Registry::new(options).unwrap();
@@ -204,7 +204,7 @@ async fn an_etcd_that_hangs_is_noticed_and_a_quiet_one_is_not_suspected() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dropped_watch_ends_its_subscription() {
+async fn dropping_a_watch_cancels_it_in_etcd() {
     let server = Server::start();
     let registry = server.registry();
     let mut watch = registry.watch(None);
@@ -220,16 +220,16 @@ async fn a_dropped_watch_ends_its_subscription() {
             open(&mut watch);
             watchers()
         },
-        // That of the leases, and that of the configuration.
+        // The watch of the leases and that of the config.
         Some("2".to_owned()),
     );
     drop(watch);
     until_equal(watchers, Some("0".to_owned()));
 }
 
-/// Lets a watch do what it can without waiting.
+/// Polls a watch as far as possible without waiting.
 fn open(watch: &mut BoxStream<'static, RegistryEvent>) {
-    assert!(watch.next().now_or_never().is_none(), "nothing is to be told");
+    assert!(watch.next().now_or_never().is_none(), "no event is expected");
 }
 
 fn until_equal(mut value: impl FnMut() -> Option<String>, expected: Option<String>) {
@@ -244,7 +244,7 @@ fn until_equal(mut value: impl FnMut() -> Option<String>, expected: Option<Strin
     }
 }
 
-/// What etcd tells about itself over HTTP.
+/// Returns etcd's metrics.
 fn metrics(url: &str) -> String {
     use std::io::{Read, Write};
     let address = url.strip_prefix("http://").unwrap();
@@ -253,4 +253,29 @@ fn metrics(url: &str) -> String {
     let mut text = String::new();
     connection.read_to_string(&mut text).unwrap();
     text
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_is_distinguished_from_an_expiry() {
+    let server = Server::start();
+    let registry = server.registry();
+    let mut leases = Vec::new();
+    for third in 1..4 {
+        leases.push(registry.create(subnet(third), &host(third), DAY).await.unwrap());
+    }
+    let mut watch = registry.watch(None);
+    next(&mut watch).await;
+    registry.delete(&leases[0]).await.unwrap();
+    let event = next(&mut watch).await;
+    assert!(matches!(event, RegistryEvent::Released(released, _) if released == subnet(1)), "{event:?}");
+    assert!(server.ctl(&["get", "--prefix", &subnet_key(&subnet(1).to_string())]).is_empty());
+
+    // A removal by an operator, or by etcd when the lease expires, may be a fault.
+    server.remove("10.5.2.0-24");
+    let event = next(&mut watch).await;
+    assert!(matches!(event, RegistryEvent::Deleted(deleted, _) if deleted == subnet(2)), "{event:?}");
+    // The released subnet is free at once.
+    registry.create(subnet(1), &host(9), DAY).await.unwrap();
+    assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.1.0-24"]);
+    registry.renew(&leases[2], DAY).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! Getting a lease.
+//! Acquisition of a lease.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use futures::StreamExt;
 use crate::site::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_network_without_configuration_says_what_to_write_and_where() {
+async fn a_missing_config_is_reported_with_a_command_to_write_it() {
     let manager = manager(MemoryRegistry::new());
     let error = manager.config().await.unwrap_err();
     assert!(matches!(&error, ManagerError::NotConfigured { how, .. } if how == "MemoryRegistry::set_config"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_configuration_is_named_and_a_correct_one_read() {
+async fn an_invalid_config_is_named_and_a_valid_one_is_read() {
     let site = site();
     site.store.set_config(r#"{"Network":"10.5.0.0/33"}"#);
     assert!(
@@ -40,20 +40,20 @@ async fn a_host_without_a_lease_takes_a_free_subnet() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_host_finds_its_lease_by_its_address_and_renews_it_silently() {
+async fn a_host_finds_its_lease_by_its_address_and_renews_it_without_an_event() {
     let site = site();
     let before = site.lease("10.5.9.0-24", 1).await;
     tokio::time::sleep(DAY / 2).await;
     let recalled = site.manager.previous_lease(host(1).public).await.unwrap();
     assert_eq!(recalled, Some(before.clone()));
     assert_eq!(site.acquire_with(CONFIG, Some("10.5.7.0-24")).await.unwrap(), before);
-    assert_eq!(site.faulty.count(Call::Update), 0, "peers would be told for nothing");
+    assert_eq!(site.faulty.count(Call::Update), 0, "an update would send a needless event to the peers");
     tokio::time::sleep(DAY * 3 / 4).await;
     assert_eq!(site.list().await, [before]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_host_whose_record_says_something_else_writes_it_again() {
+async fn a_record_with_other_attributes_is_rewritten() {
     let site = site();
     site.store.create(key("10.5.9.0-24"), &vxlan("a"), DAY).await.unwrap();
     let lease = site.acquire().await.unwrap();
@@ -88,7 +88,7 @@ async fn a_lease_that_the_network_no_longer_offers_is_replaced_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_discarded_and_gone_already_is_no_trouble() {
+async fn discarding_a_lease_that_is_gone_succeeds() {
     let site = site();
     let old = site.lease("10.9.1.0-24", 1).await;
     site.manager.previous_lease(host(1).public).await.unwrap();
@@ -97,7 +97,7 @@ async fn a_lease_that_is_discarded_and_gone_already_is_no_trouble() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_network_is_said_to_be_full() {
+async fn a_full_network_is_reported() {
     let site = site();
     site.lease("10.5.0.0-16", 2).await;
     let error = site.acquire().await.unwrap_err();
@@ -105,7 +105,7 @@ async fn a_full_network_is_said_to_be_full() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_subnet_whose_record_cannot_be_read_is_not_taken() {
+async fn a_subnet_with_a_bad_record_is_not_taken() {
     let site = site();
     let narrow = r#"{"Network":"10.5.0.0/28"}"#;
     site.store.put_raw("10.5.0.4-30", b"garbage");
@@ -114,12 +114,12 @@ async fn a_subnet_whose_record_cannot_be_read_is_not_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn hosts_that_start_together_all_get_a_subnet_of_their_own() {
+async fn hosts_that_start_together_get_different_subnets() {
     let store = MemoryRegistry::new();
     let tight = config(r#"{"Network":"10.5.0.0/26","SubnetLen":30}"#);
     let hosts: Vec<_> = (1..=9).map(|last| (manager(store.clone()), host(last))).collect();
     for (manager, attrs) in &hosts {
-        // All look at the empty network first, and all choose by the same chance.
+        // All list the empty network first and make the same random choices.
         manager.previous_lease(attrs.public).await.unwrap();
     }
     let mut subnets = std::collections::BTreeSet::new();
@@ -131,7 +131,7 @@ async fn hosts_that_start_together_all_get_a_subnet_of_their_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_host_that_loses_ten_races_says_so_and_may_try_again() {
+async fn losing_ten_races_fails_and_may_be_retried() {
     let site = site();
     site.faulty.fail_next(Call::Create, [Fault::LostRace; 10]);
     let error = site.acquire().await.unwrap_err();
@@ -141,7 +141,7 @@ async fn a_host_that_loses_ten_races_says_so_and_may_try_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_create_whose_answer_is_lost_is_found_and_kept() {
+async fn a_create_without_a_response_is_found_and_kept() {
     let site = site();
     site.faulty.fail_next(Call::Create, [Fault::AnswerLost]);
     let lease = site.acquire_with(CONFIG, Some("10.5.7.0-24")).await.unwrap();
@@ -151,7 +151,7 @@ async fn a_create_whose_answer_is_lost_is_found_and_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_create_that_never_arrived_is_made_again_for_the_same_subnet() {
+async fn a_create_that_never_arrived_is_repeated_for_the_same_subnet() {
     let site = site();
     site.faulty.fail_next(Call::Create, [Fault::RequestLost, Fault::RequestLost]);
     let lease = site.acquire_with(CONFIG, Some("10.5.7.0-24")).await.unwrap();
@@ -160,7 +160,7 @@ async fn a_create_that_never_arrived_is_made_again_for_the_same_subnet() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_answer_to_an_update_or_a_discard_changes_nothing_in_the_end() {
+async fn an_update_or_discard_without_a_response_has_the_same_result() {
     for lost in [Fault::AnswerLost, Fault::RequestLost] {
         let site = site();
         site.store.create(key("10.5.9.0-24"), &vxlan("a"), DAY).await.unwrap();
@@ -178,7 +178,7 @@ async fn a_lost_answer_to_an_update_or_a_discard_changes_nothing_in_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_that_is_silent_or_refuses_is_not_tried_again_without_a_pause() {
+async fn an_unavailable_or_refusing_registry_is_not_retried_at_once() {
     let site = site();
     for fault in [Fault::Unavailable, Fault::Refused] {
         site.faulty.fail_next(Call::Create, [fault]);
@@ -190,7 +190,7 @@ async fn a_registry_that_is_silent_or_refuses_is_not_tried_again_without_a_pause
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_runs_out_between_look_and_write_is_taken_back() {
+async fn a_lease_that_expires_between_list_and_write_is_taken_back() {
     let site = site();
     site.store.create(key("10.5.9.0-24"), &host(1), Duration::from_secs(1)).await.unwrap();
     site.manager.previous_lease(host(1).public).await.unwrap();
@@ -199,7 +199,7 @@ async fn a_lease_that_runs_out_between_look_and_write_is_taken_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_host_costs_one_configuration_one_list_one_write_and_one_watch() {
+async fn a_host_costs_one_config_one_list_one_write_and_one_watch() {
     let site = site();
     for last in 2..100 {
         site.lease(&format!("10.5.{last}.0-24"), last).await;
@@ -219,7 +219,7 @@ async fn a_host_costs_one_configuration_one_list_one_write_and_one_watch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_that_changes_between_look_and_write_is_looked_at_again() {
+async fn a_record_that_changes_between_list_and_write_is_listed_again() {
     let site = site();
     let old = site.store.create(key("10.5.9.0-24"), &vxlan("a"), DAY).await.unwrap();
     site.manager.previous_lease(host(1).public).await.unwrap();
@@ -229,7 +229,7 @@ async fn a_record_that_changes_between_look_and_write_is_looked_at_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_leases_of_a_host_the_lowest_is_recalled_and_used() {
+async fn the_lowest_of_two_leases_of_a_host_is_used() {
     let site = site();
     site.lease("10.5.10.0-24", 1).await;
     let lowest = site.lease("10.5.9.0-24", 1).await;
@@ -238,18 +238,18 @@ async fn of_two_leases_of_a_host_the_lowest_is_recalled_and_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_host_without_an_address_recalls_nothing() {
+async fn a_host_without_an_address_has_no_previous_lease() {
     let site = site();
     site.store.put_raw("10.5.1.0-24", b"{}");
     assert_eq!(site.manager.previous_lease(PublicAddrs::default()).await.unwrap(), None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_a_renewal_leaves_with_another_time_to_live_is_written_again() {
+async fn a_lease_whose_renewal_grants_another_ttl_is_rewritten() {
     let site = site();
     let old = site.lease("10.5.9.0-24", 1).await;
     let told = site.acquire().await.unwrap();
-    assert_eq!(told, old, "a renewal that grants what is wanted tells nobody");
+    assert_eq!(told, old, "a renewal with the wanted TTL sends no event");
     site.faulty.limit_renewals(Duration::from_secs(3600));
     let own = site.acquire().await.unwrap();
     assert_eq!((own.subnet, &own.attrs), (old.subnet, &old.attrs));

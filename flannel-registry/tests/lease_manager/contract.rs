@@ -1,4 +1,4 @@
-//! Over a registry in memory it keeps the promises of every lease manager.
+//! The contract of a lease manager over a registry in memory.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The contract of lease managers finds one that breaks it: for each check there is a manager that fails it.
+//! Checks of the contract suite of lease managers: for each check there is a manager that fails it.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a broken manager does all but one thing right")]
 
@@ -20,7 +20,7 @@ use crate::contract;
 use crate::memory::{Memory, OUTAGE};
 use crate::site::{config, key};
 
-/// What a manager does wrong.
+/// The defect of a manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wrong {
     TakesWhatItLikes,
@@ -54,7 +54,7 @@ enum Wrong {
 
 use Wrong::*;
 
-/// Hosts whose managers do it.
+/// Returns hosts whose managers have a defect.
 fn broken(wrong: Wrong) -> RegistryBacked<Memory> {
     let memory = Memory::new();
     let store = memory.store.clone();
@@ -119,7 +119,7 @@ impl LeaseManager for Manager {
             }
             ForgetsWhoItIs => {
                 self.wipe(attrs.public).await;
-                // Another one each time: revisions grow.
+                // Revisions grow.
                 let revision = self.store.list().await.unwrap().revision.0;
                 previous = Some(key(&format!("10.5.{}.0-24", 100 + revision % 100)));
             }
@@ -238,7 +238,7 @@ impl LeaseManager for Manager {
     }
 }
 
-/// Makes a test for each manager that does something wrong, with the checks that find it.
+/// Defines a test for each defect, with the checks that find it.
 macro_rules! found {
     ($($name:ident: $wrong:ident is found by $($check:ident),+;)*) => {$(
         #[tokio::test(start_paused = true)]

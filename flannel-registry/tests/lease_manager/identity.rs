@@ -1,4 +1,4 @@
-//! Hosts that have an id: what happens when it, or their address, is lost or doubled.
+//! Hosts with ids: lost and duplicate ids and addresses.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use futures::stream::BoxStream;
 
 use crate::site::*;
 
-/// A host with an id and an address on a store.
+/// Returns a host with an id and an address.
 struct Node {
     manager: RegistryLeaseManager<MemoryRegistry>,
     identity: Arc<NodeIdentity>,
@@ -36,7 +36,7 @@ impl Node {
         self.manager.acquire(request).await.unwrap()
     }
 
-    /// Keeps a lease and watches, as a network does.
+    /// Renews a lease and watches, as a network does.
     fn keep(&self, own: &Lease) -> (BoxStream<'static, KeepEvent>, tokio::task::JoinHandle<()>) {
         let mut peers = self.manager.watch(own.subnet);
         let peers = tokio::spawn(async move { while peers.next().await.is_some() {} });
@@ -44,7 +44,7 @@ impl Node {
     }
 }
 
-/// The next event that says more than when the next renewal is.
+/// Returns the next event other than `Waiting`.
 async fn news(keep: &mut BoxStream<'static, KeepEvent>) -> KeepEvent {
     loop {
         let event = keep.next().await.unwrap();
@@ -65,7 +65,7 @@ async fn leases(store: &MemoryRegistry) -> Vec<Lease> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_host_whose_address_changed_while_it_was_down_has_its_lease_again() {
+async fn a_host_finds_its_lease_after_its_address_changed_while_it_was_down() {
     let store = store();
     let before = node(&store, 1, 1).acquire(None).await;
     let moved = node(&store, 1, 9);
@@ -75,11 +75,11 @@ async fn a_host_whose_address_changed_while_it_was_down_has_its_lease_again() {
     assert_eq!((after.subnet, after.attrs.public), (before.subnet, host(9).public));
     assert_eq!(leases(&store).await, std::slice::from_ref(&after));
     let (mut keep, _watch) = moved.keep(&after);
-    assert_eq!(news(&mut keep).await, KeepEvent::Renewed(DAY), "nobody disputes it");
+    assert_eq!(news(&mut keep).await, KeepEvent::Renewed(DAY), "no dispute");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_host_that_lost_its_id_has_its_lease_again_by_its_address() {
+async fn a_host_without_its_id_finds_its_lease_by_address() {
     let store = store();
     let before = node(&store, 1, 1).acquire(None).await;
     let again = node(&store, 2, 1);
@@ -94,7 +94,7 @@ async fn a_host_that_lost_its_id_has_its_lease_again_by_its_address() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_without_an_id_is_the_hosts_by_its_address_and_gets_its_id() {
+async fn a_record_without_an_id_is_found_by_address_and_gets_the_id() {
     let store = store();
     store.put_raw("10.5.9.0-24", br#"{"PublicIP":"192.168.0.1"}"#);
     let own = node(&store, 1, 1).acquire(None).await;
@@ -103,7 +103,7 @@ async fn a_record_without_an_id_is_the_hosts_by_its_address_and_gets_its_id() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_hosts_with_one_address_the_earlier_keeps_its_lease_and_the_later_gets_another() {
+async fn of_two_hosts_with_one_address_the_first_keeps_its_lease() {
     let store = store();
     let earlier = node(&store, 1, 1);
     let own = earlier.acquire(None).await;
@@ -136,7 +136,7 @@ async fn of_two_hosts_with_one_address_the_earlier_keeps_its_lease_and_the_later
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_a_host_and_its_clone_the_clone_takes_another_id_and_another_lease() {
+async fn a_cloned_host_takes_another_id_and_another_lease() {
     let store = store();
     let original = node(&store, 1, 1);
     let own = original.acquire(None).await;

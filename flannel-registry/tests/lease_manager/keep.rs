@@ -1,4 +1,4 @@
-//! Keeping a lease, and losing it.
+//! Renewal and loss of a lease.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::site::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_is_renewed_at_a_third_of_its_time_to_live_for_ever() {
+async fn a_lease_is_renewed_at_a_third_of_its_ttl_forever() {
     let site = site();
     let own = site.acquire().await.unwrap();
     let mut keep = site.manager.keep(own.clone());
@@ -30,7 +30,7 @@ async fn a_lease_is_renewed_at_a_third_of_its_time_to_live_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_fails_is_tried_again_with_growing_pauses_and_is_no_loss() {
+async fn a_failed_renewal_is_retried_with_backoff_and_is_no_loss() {
     let site = site();
     let own = site.acquire().await.unwrap();
     let mut keep = site.manager.keep(own.clone());
@@ -51,7 +51,7 @@ async fn a_renewal_that_fails_is_tried_again_with_growing_pauses_and_is_no_loss(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_that_is_silent_for_longer_than_the_lease_loses_it_only_when_it_answers() {
+async fn a_lease_that_expired_in_an_outage_is_lost_only_when_the_registry_answers() {
     let (site, own, mut keep, _peers) = kept().await;
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
     site.faulty.stop_responding();
@@ -70,21 +70,21 @@ async fn a_registry_that_is_silent_for_longer_than_the_lease_loses_it_only_when_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_somebody_deletes_is_a_lost_lease_at_once() {
+async fn a_deleted_key_is_a_lost_lease_at_once() {
     let (site, own, mut keep, _peers) = kept().await;
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
     let start = Instant::now();
     site.store.remove_raw(&own.subnet.to_string());
     assert_eq!(
         keep.next().await,
-        Some(KeepEvent::Lost("the lease of 10.5.9.0-24 was removed or ran out".to_owned()))
+        Some(KeepEvent::Lost("the lease of 10.5.9.0-24 was removed or expired".to_owned()))
     );
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert_eq!(site.faulty.count(Call::Renew), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_was_deleted_while_the_watch_was_cut_is_a_lost_lease_at_once() {
+async fn a_key_deleted_while_the_watch_was_down_is_a_lost_lease_at_once() {
     let (site, own, mut keep, _peers) = kept().await;
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
     site.store.remove_raw(&own.subnet.to_string());
@@ -93,7 +93,7 @@ async fn a_key_that_was_deleted_while_the_watch_was_cut_is_a_lost_lease_at_once(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deletion_from_before_the_lease_is_not_its_end() {
+async fn a_deletion_before_the_acquisition_is_ignored() {
     let site = site();
     let old = site.lease("10.5.9.0-24", 1).await;
     site.manager.previous_lease(host(1).public).await.unwrap();
@@ -106,11 +106,11 @@ async fn a_deletion_from_before_the_lease_is_not_its_end() {
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
     let start = Instant::now();
     assert_eq!(keep.next().await, Some(KeepEvent::Renewed(DAY)));
-    assert!(start.elapsed() > DAY / 4, "what was heard of it is no reason to renew it sooner");
+    assert!(start.elapsed() > DAY / 4, "the event must not cause an earlier renewal");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_that_another_host_overwrites_is_lost_to_that_host() {
+async fn a_record_overwritten_by_another_host_is_lost() {
     let (site, _, mut keep, _peers) = kept().await;
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
     site.store.put_raw("10.5.9.0-24", host(2).to_record().as_bytes());
@@ -119,7 +119,7 @@ async fn a_record_that_another_host_overwrites_is_lost_to_that_host() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_watch_the_next_renewal_finds_out_who_has_the_lease() {
+async fn without_a_watch_the_next_renewal_detects_the_new_owner() {
     let lost = async |change: fn(&Site)| {
         let site = site();
         let own = site.acquire_with(CONFIG, Some("10.5.9.0-24")).await.unwrap();
@@ -140,7 +140,7 @@ async fn without_a_watch_the_next_renewal_finds_out_who_has_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_that_becomes_garbage_is_trouble_until_it_is_removed() {
+async fn an_invalid_record_fails_renewals_until_it_is_removed() {
     let (site, own, mut keep, _peers) = kept().await;
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
     site.store.put_raw("10.5.9.0-24", b"garbage");
@@ -154,16 +154,16 @@ async fn a_record_that_becomes_garbage_is_trouble_until_it_is_removed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_that_another_daemon_of_this_host_writes_is_put_right_and_kept() {
+async fn a_record_rewritten_by_another_daemon_of_this_host_is_restored_and_kept() {
     for watched in [true, false] {
         let (site, own, mut keep, peers) = kept().await;
         if !watched {
             peers.abort();
         }
         assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
-        // Flannel's own renewal compares nothing.
+        // Upstream flannel renews without a comparison.
         let theirs = site.store.update(&site.list().await[0], &vxlan("other"), DAY).await.unwrap();
-        let told = "Lease (10.5.9.0/24) was rewritten by somebody else under the current IP (192.168.0.1)";
+        let told = "Lease (10.5.9.0/24) was rewritten by another daemon for the current IP (192.168.0.1)";
         assert_eq!(keep.next().await, Some(KeepEvent::Disputed(told.to_owned())));
         assert_eq!(keep.next().await, Some(KeepEvent::Renewed(DAY)));
         assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
@@ -177,7 +177,7 @@ async fn a_record_that_another_daemon_of_this_host_writes_is_put_right_and_kept(
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_daemons_that_fight_over_a_record_do_so_ever_more_slowly() {
+async fn a_dispute_between_two_daemons_slows_down() {
     let (site, _, mut keep, _peers) = kept().await;
     keep.next().await;
     let start = Instant::now();
@@ -191,7 +191,7 @@ async fn two_daemons_that_fight_over_a_record_do_so_ever_more_slowly() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_short_lease_is_tried_again_often_enough_to_live() {
+async fn renewals_of_a_short_lease_are_retried_often_enough() {
     let store = MemoryRegistry::new();
     let faulty = FaultyRegistry::new(store.clone());
     let mut options = RegistryLeaseManagerOptions::default();
@@ -208,7 +208,7 @@ async fn a_short_lease_is_tried_again_often_enough_to_live() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_is_given_back_and_one_that_is_gone_is_no_error() {
+async fn a_lease_is_released_and_a_missing_lease_is_no_error() {
     let site = site();
     let own = site.acquire().await.unwrap();
     site.manager.release(&own).await.unwrap();
@@ -220,7 +220,7 @@ async fn a_lease_is_given_back_and_one_that_is_gone_is_no_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_that_grants_less_is_renewed_more_often() {
+async fn a_shorter_granted_ttl_is_renewed_more_often() {
     let site = site();
     let hour = Duration::from_secs(3600);
     site.faulty.limit_renewals(hour);
@@ -233,7 +233,7 @@ async fn a_registry_that_grants_less_is_renewed_more_often() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_renewal_that_worked_the_next_trouble_begins_with_a_short_pause() {
+async fn a_successful_renewal_resets_the_backoff() {
     let site = site();
     let mut keep = site.manager.keep(site.acquire().await.unwrap());
     for _ in 0..2 {
@@ -248,7 +248,7 @@ async fn after_a_renewal_that_worked_the_next_trouble_begins_with_a_short_pause(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_restored_from_before_the_lease_has_lost_it_at_once() {
+async fn a_restore_from_before_the_lease_loses_it_at_once() {
     let site = site();
     site.lease("10.5.2.0-24", 2).await;
     let backup = site.store.backup();
@@ -273,14 +273,14 @@ async fn a_registry_restored_from_before_the_lease_has_lost_it_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_is_lost_with_a_store_that_went_back_and_has_grown_as_far_as_it_was() {
+async fn a_restore_loses_the_lease_although_the_revision_grew_again() {
     let site = site();
     let before = site.store.backup();
     let own = site.acquire().await.unwrap();
     let mut peers = site.manager.watch(own.subnet);
     let mut keep = site.manager.keep(own.clone());
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
-    // The peers hear of the own lease.
+    // The watch sees the own lease.
     assert!(
         tokio::time::timeout(Duration::from_secs(9), async { while peers.next().await.is_some() {} })
             .await
@@ -300,7 +300,7 @@ async fn a_lease_is_lost_with_a_store_that_went_back_and_has_grown_as_far_as_it_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_is_lost_with_a_store_that_went_back_although_the_watch_never_heard_of_the_lease() {
+async fn a_restore_loses_a_lease_that_the_watch_never_saw() {
     let site = site();
     let before = site.store.backup();
     let own = site.acquire().await.unwrap();
@@ -314,7 +314,7 @@ async fn a_lease_is_lost_with_a_store_that_went_back_although_the_watch_never_he
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_from_before_the_own_write_that_comes_late_is_no_dispute() {
+async fn a_delayed_list_from_before_the_own_write_is_no_dispute() {
     let site = site();
     let own = site.acquire().await.unwrap();
     let mut peers = site.manager.watch(own.subnet);
@@ -322,7 +322,7 @@ async fn a_list_from_before_the_own_write_that_comes_late_is_no_dispute() {
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
     site.store.update(&own, &vxlan("0a:00:00:00:00:09"), DAY).await.unwrap();
     assert!(matches!(keep.next().await, Some(KeepEvent::Disputed(_))));
-    // The watch gets its list while the record is being put right.
+    // The watch receives its list while the record is being rewritten.
     site.faulty.fail_next(Call::Update, [Fault::Delayed(Duration::from_secs(10))]);
     site.faulty.cut_watches();
     let (renewed, ()) = tokio::join!(keep.next(), follow_for_a_second(&mut peers));

@@ -1,11 +1,11 @@
-//! What operators read in the log.
+//! Log lines for operators.
 
 use flannel_core::LeaseManager;
 
 use crate::site::*;
 
 #[tokio::test(start_paused = true)]
-async fn what_is_done_is_logged_in_flannels_words() {
+async fn log_lines_match_upstream() {
     let log = Log::default();
     let _guard = log.install();
     let site = site();
@@ -29,7 +29,7 @@ async fn what_is_done_is_logged_in_flannels_words() {
     );
 }
 
-/// What is logged on this thread, from info up.
+/// The log of this thread, from level info.
 #[derive(Clone, Default)]
 struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
 

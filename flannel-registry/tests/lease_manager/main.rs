@@ -1,4 +1,4 @@
-//! A host's lease over a registry: getting it, keeping it, losing it. The clock is paused, so days pass at once.
+//! A lease manager over a registry. The clock is paused, so days pass at once.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail in its helpers too")]
 

@@ -1,4 +1,4 @@
-//! Following the peers.
+//! Watches of the peers.
 
 use flannel_core::{Lease, LeaseChange, LeaseManager, PeerEvent, SubnetRegistry};
 use futures::StreamExt;
@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 use crate::site::*;
 
 #[tokio::test(start_paused = true)]
-async fn peers_are_all_others_first_all_there_are_then_each_change() {
+async fn a_watch_yields_all_peers_and_then_each_change() {
     let site = site();
     let (two, three) = (site.lease("10.5.2.0-24", 2).await, site.lease("10.5.3.0-24", 3).await);
     let own = site.acquire_with(CONFIG, Some("10.5.9.0-24")).await.unwrap();
@@ -19,8 +19,8 @@ async fn peers_are_all_others_first_all_there_are_then_each_change() {
     site.store.delete(&three).await.unwrap();
     assert_eq!(
         changed(peers.next().await),
-        [put(&two), LeaseChange::Released(three.subnet)],
-        "what comes together is told together, and the own lease never"
+        [put(&two), LeaseChange::Removed(three.subnet)],
+        "simultaneous changes are yielded together, without the own lease"
     );
 }
 
@@ -31,13 +31,13 @@ async fn a_watch_that_starts_without_a_list_is_complete_after_its_snapshot() {
     let mut peers = site.manager.watch(key("10.5.9.0-24"));
     assert_eq!(changed(peers.next().await), [put(&two)]);
     assert!(matches!(peers.next().await, Some(PeerEvent::Complete)));
-    // A second watch, as after the lease moved, begins anew.
+    // A second watch, as after a change of the lease, starts from scratch.
     let mut peers = site.manager.watch(two.subnet);
     assert!(matches!(peers.next().await, Some(PeerEvent::Complete)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_removes_no_peer_and_what_happened_meanwhile_is_told() {
+async fn an_outage_removes_no_peer_and_later_changes_are_yielded() {
     let site = site();
     let two = site.lease("10.5.2.0-24", 2).await;
     let three = site.lease("10.5.3.0-24", 3).await;
@@ -55,7 +55,7 @@ async fn silence_removes_no_peer_and_what_happened_meanwhile_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_whose_lease_runs_out_is_removed() {
+async fn a_peer_whose_lease_expires_is_removed() {
     let site = site();
     let two = site.lease("10.5.2.0-24", 2).await;
     let mut peers = site.manager.watch(key("10.5.9.0-24"));
@@ -67,7 +67,7 @@ async fn a_peer_whose_lease_runs_out_is_removed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bad_records_are_told_as_a_list_whenever_it_changes() {
+async fn bad_records_are_reported_as_a_list_when_it_changes() {
     let site = site();
     let two = site.lease("10.5.2.0-24", 2).await;
     site.store.put_raw("garbage", b"x");

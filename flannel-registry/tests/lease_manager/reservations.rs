@@ -1,4 +1,4 @@
-//! Leases without an end.
+//! Reservations.
 
 use flannel_core::{KeepEvent, LeaseManager, Term};
 use flannel_testing::Call;
@@ -25,7 +25,7 @@ async fn a_reservation_made_in_advance_is_used_and_stays_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_made_a_reservation_is_not_renewed_any_more_until_it_is_limited_again() {
+async fn a_lease_turned_into_a_reservation_is_not_renewed_until_it_is_limited_again() {
     let (site, own, mut keep, _peers) = kept().await;
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
     site.store.put_raw("10.5.9.0-24", host(1).to_record().as_bytes());
@@ -37,7 +37,7 @@ async fn a_lease_that_is_made_a_reservation_is_not_renewed_any_more_until_it_is_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reservation_that_somebody_writes_without_our_data_gets_it_back() {
+async fn a_reservation_overwritten_by_an_operator_gets_our_attributes_back() {
     let (site, own, mut keep, _peers) = kept().await;
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
     let bare = br#"{"PublicIP":"192.168.0.1","BackendType":"vxlan"}"#;
@@ -50,14 +50,13 @@ async fn a_reservation_that_somebody_writes_without_our_data_gets_it_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reservation_that_comes_back_with_a_restored_store_gets_our_data_back_although_nobody_heard_of_it()
-{
+async fn a_reservation_in_a_restored_store_gets_our_attributes_back_without_a_watch() {
     let site = site();
     let own = site.acquire_with(CONFIG, Some("10.5.9.0-24")).await.unwrap();
     let mut peers = site.manager.watch(own.subnet);
     let mut keep = site.manager.keep(own.clone());
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
-    // The watch hears nothing of this: only the renewal finds it.
+    // The watch does not see this; only the renewal finds it.
     site.store.put_raw("10.5.9.0-24", vxlan("0a:00:00:00:00:09").to_record().as_bytes());
     let backup = site.store.backup();
     let put_right = async |keep: &mut BoxStream<'static, KeepEvent>| {

@@ -1,4 +1,4 @@
-//! The store, its faults and the manager that the tests look at.
+//! The store, its faults, and the tested manager.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use futures::stream::BoxStream;
 pub(crate) const CONFIG: &str = r#"{"Network":"10.5.0.0/16"}"#;
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
-/// A store with its faults, and the manager of the host 192.168.0.1 on it.
+/// A store with faults, and the manager of host 192.168.0.1.
 pub(crate) struct Site {
     pub(crate) store: MemoryRegistry,
     pub(crate) faulty: FaultyRegistry<MemoryRegistry>,
@@ -64,7 +64,7 @@ impl Site {
         self.manager.acquire(request).await
     }
 
-    /// Writes the lease of a host that has another manager.
+    /// Writes the lease of another host.
     pub(crate) async fn lease(&self, subnet: &str, last: u8) -> Lease {
         self.store.create(key(subnet), &host(last), DAY).await.unwrap()
     }
@@ -78,7 +78,7 @@ impl Site {
     }
 }
 
-/// A site with a lease of 10.5.9.0-24 that is kept, and watched as a network does.
+/// Returns a site with a lease of 10.5.9.0-24 that is renewed and watched as by a network.
 pub(crate) async fn kept() -> (Site, Lease, BoxStream<'static, KeepEvent>, tokio::task::JoinHandle<()>) {
     let site = site();
     let own = site.acquire_with(CONFIG, Some("10.5.9.0-24")).await.unwrap();

@@ -1,4 +1,4 @@
-//! Hosts that are suspended: the time goes on, and tokio's does not.
+//! Suspended hosts: time passes, but not on tokio's clock.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::site::*;
 const HOUR: Duration = Duration::from_secs(3600);
 const NAP: Duration = Duration::from_secs(15);
 
-/// Tokio's clock, and the time that the host was suspended.
+/// Tokio's clock plus the suspended time.
 #[derive(Debug, Default)]
 struct Suspended {
     on: TokioClock,
@@ -62,7 +62,7 @@ impl Sleeper {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_host_that_slept_past_its_renewal_renews_as_soon_as_it_wakes() {
+async fn a_host_suspended_past_its_renewal_renews_on_resume() {
     let sleeper = Sleeper::new(None);
     let mut keep = sleeper.manager.keep(sleeper.acquire().await);
     assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
@@ -77,7 +77,7 @@ async fn a_host_that_slept_past_its_renewal_renews_as_soon_as_it_wakes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_margin_is_left_when_a_lease_is_renewed_also_by_a_host_that_slept() {
+async fn the_renewal_margin_also_holds_after_suspend() {
     let sleeper = Sleeper::new(Some(HOUR));
     let mut keep = sleeper.manager.keep(sleeper.acquire().await);
     let waiting = keep.next().await;
@@ -94,7 +94,7 @@ async fn a_margin_is_left_when_a_lease_is_renewed_also_by_a_host_that_slept() {
     assert_eq!(keep.next().await, Some(KeepEvent::Renewed(DAY)));
 }
 
-/// The same host, moved to another address while this one slept: the record has its id.
+/// Rewrites the record as the same host would at another address, with the same id.
 async fn taken_over(slept: Duration) -> KeepEvent {
     let sleeper = Sleeper::new(None);
     let own = sleeper.acquire().await;
@@ -111,7 +111,7 @@ async fn taken_over(slept: Duration) -> KeepEvent {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_slept_for_longer_than_the_lease_lasts_does_not_take_it_back() {
+async fn a_host_suspended_for_longer_than_the_ttl_does_not_take_its_lease_back() {
     let awake = taken_over(HOUR).await;
     assert!(matches!(&awake, KeepEvent::Disputed(_)), "{awake:?}");
     let late = taken_over(DAY + HOUR).await;

@@ -1,4 +1,4 @@
-//! What a network does when its configuration becomes another one while it runs.
+//! Changes of the network config at run time.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn reconfigured(node: &mut Node) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_changed_configuration_is_taken_in_and_the_peers_hear_what_is_new() {
+async fn a_changed_config_is_applied_and_published() {
     let site = site();
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
@@ -46,7 +46,7 @@ async fn a_changed_configuration_is_taken_in_and_the_peers_hear_what_is_new() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_wrong_or_gone_or_does_not_fit_is_said_once_and_the_network_goes_on() {
+async fn an_invalid_missing_or_incompatible_config_is_reported_once() {
     let site = site();
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
@@ -75,7 +75,7 @@ async fn what_is_wrong_or_gone_or_does_not_fit_is_said_once_and_the_network_goes
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_backend_cannot_do_is_refused_and_what_the_kernel_refuses_is_tried_again() {
+async fn unsupported_changes_are_refused_and_kernel_errors_are_retried() {
     let site = site();
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
@@ -90,7 +90,7 @@ async fn what_the_backend_cannot_do_is_refused_and_what_the_kernel_refuses_is_tr
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_that_does_not_answer_is_asked_again() {
+async fn an_unavailable_registry_is_asked_again() {
     let site = site();
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
@@ -101,7 +101,7 @@ async fn a_registry_that_does_not_answer_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_that_comes_while_the_host_starts_is_not_missed() {
+async fn a_change_during_the_start_is_not_missed() {
     let site = site();
     site.faulty.fail_next(Call::Create, [Fault::Delayed(Duration::from_secs(5))]);
     let mut node = start(&site.faulty, 1, None);
@@ -112,7 +112,7 @@ async fn a_change_that_comes_while_the_host_starts_is_not_missed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_network_that_does_not_follow_takes_the_configuration_when_it_is_asked_to() {
+async fn a_network_that_does_not_follow_applies_the_config_on_request() {
     let site = site();
     let host = FakeBackend::new();
     let mut options = NetworkOptions::new(manager(&site.faulty), host.clone(), external(1));
@@ -128,11 +128,11 @@ async fn a_network_that_does_not_follow_takes_the_configuration_when_it_is_asked
     assert_eq!(site.faulty.count(Call::Config), 4, "each reload reads once");
     site.faulty.fail_next(Call::Config, [Fault::Unavailable]);
     node.network.reload().await;
-    assert!(refused(&mut node).await.contains("does not answer"), "somebody waits for an answer");
+    assert!(refused(&mut node).await.contains("does not answer"), "the caller waits for the result");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_program_that_feeds_a_network_may_change_its_configuration() {
+async fn a_static_manager_may_change_the_config() {
     let parse = |text| NetworkConfig::parse(text).unwrap();
     let told = StaticLeaseManager::new(parse(CONFIG), key("10.5.1.0-24")).unwrap();
     told.set_peers([flannel_core::Lease::new(key("10.5.2.0-24"), host(2))]);
@@ -146,7 +146,7 @@ async fn a_program_that_feeds_a_network_may_change_its_configuration() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_lost_meanwhile_is_still_asked_for() {
+async fn a_lease_lost_during_a_change_is_acquired_again() {
     let site = site();
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
@@ -154,7 +154,7 @@ async fn a_lease_that_is_lost_meanwhile_is_still_asked_for() {
     site.faulty.fail_next(Call::Create, [Fault::Refused; 3]);
     site.store.remove_raw(&own.to_string());
     node.sees("the loss", |event| matches!(event, NetworkEvent::LeaseLost(_)).then_some(())).await;
-    // The record would say the same, so nothing but the loss makes the host ask.
+    // The record would be unchanged, so only the loss causes a call.
     site.store.set_config(CONFIG.replace("10.5.0.0/16", "10.4.0.0/15"));
     reconfigured(&mut node).await;
     node.within(MOMENT).await;

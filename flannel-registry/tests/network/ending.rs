@@ -1,4 +1,4 @@
-//! How a network ends.
+//! Shutdown of a network.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use crate::site::*;
 
 #[tokio::test(start_paused = true)]
-async fn to_shut_down_and_keep_leaves_lease_and_host_as_they_are() {
+async fn shutdown_keep_leaves_lease_and_host_unchanged() {
     let site = site();
     site.peer("10.5.2.0-24", 2);
     let mut node = start(&site.faulty, 1, None);
@@ -24,12 +24,12 @@ async fn to_shut_down_and_keep_leaves_lease_and_host_as_they_are() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn to_shut_down_and_remove_leaves_nothing() {
+async fn shutdown_remove_leaves_nothing() {
     let site = site();
     site.peer("10.5.2.0-24", 2);
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
-    // The record was written since: what is given back is the record as it is now.
+    // The record changed meanwhile; its current state is released.
     let subnet = node.subnet();
     sleep(DAY * 2).await;
     node.network.shutdown(Shutdown::Remove).await;
@@ -39,7 +39,7 @@ async fn to_shut_down_and_remove_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn to_remove_with_a_silent_registry_removes_what_is_on_the_host_and_says_what_is_left() {
+async fn shutdown_remove_without_a_registry_cleans_the_host_and_reports_the_lease() {
     let site = site();
     site.peer("10.5.2.0-24", 2);
     let mut node = start(&site.faulty, 1, None);
@@ -51,7 +51,7 @@ async fn to_remove_with_a_silent_registry_removes_what_is_on_the_host_and_says_w
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handle_that_is_dropped_ends_the_task_and_keeps_everything() {
+async fn dropping_the_handle_ends_the_task_and_keeps_everything() {
     let site = site();
     site.peer("10.5.2.0-24", 2);
     let mut node = start(&site.faulty, 1, None);
@@ -64,7 +64,7 @@ async fn a_handle_that_is_dropped_ends_the_task_and_keeps_everything() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_network_that_still_waits_can_be_shut_down() {
+async fn a_waiting_network_can_be_shut_down() {
     for shutdown in [Shutdown::Keep, Shutdown::Remove] {
         let node = start(&FaultyRegistry::new(MemoryRegistry::new()), 1, None);
         sleep(MOMENT).await;
@@ -74,7 +74,7 @@ async fn a_network_that_still_waits_can_be_shut_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn several_networks_in_one_process_know_nothing_of_each_other() {
+async fn several_networks_in_one_process_are_independent() {
     let sites = [site(), site()];
     let mut nodes = Vec::new();
     for site in &sites {

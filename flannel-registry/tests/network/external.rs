@@ -1,4 +1,4 @@
-//! The external interface becomes another one.
+//! Changes of the external interface.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use crate::site::*;
 
-/// A running host number 1, with a peer.
+/// Returns running host 1 with a peer.
 async fn running(site: &Site) -> Node {
     site.peer("10.5.2.0-24", 2);
     let mut node = start(&site.faulty, 1, None);
@@ -26,7 +26,7 @@ fn public(last: u8) -> PublicAddrs {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_address_is_published_in_the_same_lease_and_the_lease_goes_on() {
+async fn a_new_address_is_published_in_the_same_lease() {
     let site = site();
     let mut node = running(&site).await;
     let subnet = node.subnet();
@@ -38,14 +38,14 @@ async fn another_address_is_published_in_the_same_lease_and_the_lease_goes_on() 
     assert_eq!(node.network.ready().await.unwrap().lease, lease);
     assert!(node.host.calls().contains(&BackendCall::InterfaceUpdated("eth0".to_owned())));
     assert_eq!((site.faulty.count(Call::Update), site.faulty.count(Call::List)), (1, 1), "one write");
-    // And it is kept from now on.
+    // It is renewed from now on.
     let seen = node.within(DAY * 3).await;
     assert!(!seen.iter().any(|event| matches!(event, NetworkEvent::LeaseLost(_))), "{seen:?}");
     assert_eq!(site.subnets().await[&subnet], public(77));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_the_same_is_not_written() {
+async fn an_unchanged_address_is_not_written() {
     let site = site();
     let mut node = running(&site).await;
     node.moves.send(external(1).into()).unwrap();
@@ -58,7 +58,7 @@ async fn what_is_the_same_is_not_written() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_that_does_not_answer_is_told_when_it_does() {
+async fn a_new_address_is_published_after_an_outage() {
     let site = site();
     let mut node = running(&site).await;
     let subnet = node.subnet();
@@ -80,7 +80,7 @@ async fn a_registry_that_does_not_answer_is_told_when_it_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_that_nobody_confirmed_is_looked_up() {
+async fn a_write_without_a_response_is_checked() {
     for fault in [Fault::AnswerLost, Fault::RequestLost] {
         let site = site();
         let mut node = running(&site).await;
@@ -98,7 +98,7 @@ async fn a_write_that_nobody_confirmed_is_looked_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_subnet_that_another_host_took_meanwhile_is_not_taken_from_it() {
+async fn a_subnet_that_another_host_took_is_left_to_it() {
     let site = site();
     let mut node = running(&site).await;
     let subnet = node.subnet();
@@ -116,7 +116,7 @@ async fn a_subnet_that_another_host_took_meanwhile_is_not_taken_from_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_of_several_addresses_is_the_one_that_stays() {
+async fn the_last_of_several_addresses_wins() {
     let site = site();
     let mut node = running(&site).await;
     let subnet = node.subnet();
@@ -132,7 +132,7 @@ async fn the_last_of_several_addresses_is_the_one_that_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_mtu_is_told_and_costs_the_registry_nothing() {
+async fn a_changed_mtu_is_reported_without_a_registry_call() {
     let site = site();
     let mut node = running(&site).await;
     let mut another_mtu = external(1);
@@ -147,7 +147,7 @@ async fn another_mtu_is_told_and_costs_the_registry_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interface_that_the_backend_cannot_work_with_changes_nothing() {
+async fn an_unusable_interface_changes_nothing() {
     let site = site();
     let mut node = running(&site).await;
     let subnet = node.subnet();

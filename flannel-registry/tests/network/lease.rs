@@ -1,4 +1,4 @@
-//! The life of the own lease.
+//! Renewal, loss and reacquisition of the own lease.
 
 use std::net::Ipv4Addr;
 
@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use crate::site::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_network_renews_its_lease_for_weeks_and_tells_its_peers_nothing() {
+async fn a_network_renews_its_lease_for_weeks_without_events_for_its_peers() {
     let site = site();
     let mut one = start(&site.faulty, 1, None);
     one.is_ready().await;
@@ -26,7 +26,7 @@ async fn a_network_renews_its_lease_for_weeks_and_tells_its_peers_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_lease_keeps_the_traffic_going_and_the_same_subnet_is_taken_again() {
+async fn a_lost_lease_does_not_stop_traffic_and_its_subnet_is_acquired_again() {
     let site = site();
     site.peer("10.5.2.0-24", 2);
     let mut node = start(&site.faulty, 1, None);
@@ -48,13 +48,13 @@ async fn a_lost_lease_keeps_the_traffic_going_and_the_same_subnet_is_taken_again
     assert_eq!(node.network.status().lease.unwrap().lost, None);
     let configured = BackendCall::Configured(subnet);
     assert_eq!(node.host.calls().iter().filter(|call| **call == configured).count(), 1);
-    // And it is kept from now on.
+    // It is renewed from now on.
     sleep(DAY * 3).await;
     assert!(site.subnets().await.contains_key(&subnet));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_another_host_overwrote_is_replaced_by_another_one() {
+async fn an_overwritten_lease_is_replaced_by_another() {
     let site = site();
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
@@ -74,7 +74,7 @@ async fn a_lease_that_another_host_overwrote_is_replaced_by_another_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_lease_that_cannot_be_had_again_ends_nothing() {
+async fn a_lost_lease_that_cannot_be_acquired_again_ends_nothing() {
     let site = site();
     site.peer("10.5.2.0-24", 2);
     let mut node = start(&site.faulty, 1, None);

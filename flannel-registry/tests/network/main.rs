@@ -1,5 +1,5 @@
-//! Whole networks, from configuration to shutdown, on a registry in memory and hosts without a kernel. The clock is
-//! paused, so days pass at once.
+//! Networks from config to shutdown, on a registry in memory and hosts without a kernel. The clock is paused, so days
+//! pass at once.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

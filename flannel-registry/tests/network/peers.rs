@@ -1,4 +1,4 @@
-//! What becomes of the peers, and of what reaches them.
+//! Peers and the objects that reach them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::site::*;
 
 #[tokio::test(start_paused = true)]
-async fn hosts_learn_of_each_other_and_of_who_leaves() {
+async fn hosts_see_peers_join_and_leave() {
     let site = site();
     let mut one = start(&site.faulty, 1, None);
     one.is_ready().await;
@@ -38,7 +38,7 @@ async fn hosts_learn_of_each_other_and_of_who_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_says_something_new_is_changed_and_one_that_says_the_same_is_not() {
+async fn only_changed_attributes_update_a_peer() {
     let site = site();
     site.peer("10.5.2.0-24", 2);
     let mut node = start(&site.faulty, 1, None);
@@ -59,7 +59,7 @@ async fn a_peer_that_says_something_new_is_changed_and_one_that_says_the_same_is
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bad_record_is_told_once_and_takes_no_peer_along() {
+async fn a_bad_record_is_reported_once_and_removes_no_peer() {
     let site = site();
     site.peer("10.5.2.0-24", 2);
     site.store.put_raw("garbage", b"x");
@@ -71,7 +71,7 @@ async fn a_bad_record_is_told_once_and_takes_no_peer_along() {
     assert_eq!(node.sees("a bad record", bad).await, "garbage");
     site.store.put_raw("10.5.2.0-24", b"x");
     assert_eq!(node.sees("a bad record", bad).await, "10.5.2.0-24");
-    // The same records again, by a snapshot.
+    // A snapshot with the same records.
     site.faulty.cut_watches();
     let seen = node.within(MOMENT).await;
     assert!(seen.iter().all(|event| bad(event).is_none()), "{seen:?}");
@@ -83,7 +83,7 @@ async fn a_bad_record_is_told_once_and_takes_no_peer_along() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_that_goes_silent_takes_no_peer_along() {
+async fn an_outage_of_the_registry_removes_no_peer() {
     let site = site();
     site.peer("10.5.2.0-24", 2);
     site.peer("10.5.3.0-24", 3);
@@ -106,7 +106,7 @@ async fn a_registry_that_goes_silent_takes_no_peer_along() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_somebody_does_to_the_host_is_put_right() {
+async fn changes_of_the_host_by_others_are_repaired() {
     let site = site();
     site.peer("10.5.2.0-24", 2);
     let mut node = start(&site.faulty, 1, None);
@@ -124,7 +124,7 @@ async fn what_somebody_does_to_the_host_is_put_right() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_fails_is_told_once_tried_again_and_delays_no_other() {
+async fn a_failing_object_is_reported_once_retried_and_delays_no_other() {
     let site = site();
     site.peer("10.5.2.0-24", 2);
     let host = FakeBackend::new();
@@ -136,7 +136,7 @@ async fn an_object_that_fails_is_told_once_tried_again_and_delays_no_other() {
     assert_eq!(node.host.peers().into_keys().collect::<Vec<_>>(), [key("10.5.3.0-24")]);
     assert_eq!(node.network.status().kernel.failed.len(), 1);
     let told = seen.iter().filter(|event| matches!(event, NetworkEvent::ObjectFailed(_))).count();
-    assert_eq!(told, 0, "it was told before, when the network started");
+    assert_eq!(told, 0, "reported before, when the network started");
     node.host.refuse(key("10.5.2.0-24"), false);
     sleep(MOMENT).await;
     assert_eq!(node.host.peers().len(), 2);

@@ -1,4 +1,4 @@
-//! One store, and hosts on it.
+//! A store and its hosts.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -17,12 +17,12 @@ use tokio::time::{Instant, timeout};
 
 pub(crate) const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"fake"}}"#;
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
-/// Long enough for everything that does not wait for a renewal.
+/// Long enough for everything except a renewal.
 pub(crate) const MOMENT: Duration = Duration::from_secs(120);
 
 pub(crate) type Registry = FaultyRegistry<MemoryRegistry>;
 
-/// One store, and what one host sees of it.
+/// A store, and the view of one host.
 pub(crate) struct Site {
     pub(crate) store: MemoryRegistry,
     pub(crate) faulty: Registry,
@@ -35,19 +35,19 @@ pub(crate) fn site() -> Site {
     Site { store, faulty }
 }
 
-/// A host that takes part in a network.
+/// A host in a network.
 pub(crate) struct Node {
     pub(crate) network: Network,
     pub(crate) task: JoinHandle<Result<(), NetworkError>>,
     pub(crate) events: Box<dyn Stream<Item = NetworkEvent> + Send + Unpin>,
     pub(crate) host: FakeBackend,
-    /// Where it is said that the external interface is another one.
+    /// The sender of changes of the external interface.
     pub(crate) moves: tokio::sync::mpsc::UnboundedSender<ExternalUpdate>,
 }
 
 pub(crate) fn manager(registry: &Registry) -> RegistryLeaseManager<Registry> {
     let seed = Some(7);
-    // Weeks pass in these tests, and the clock of a real host is looked at four times a minute.
+    // Weeks pass in these tests, and a `BootClock` wakes up four times a minute.
     let clock = Arc::new(TokioClock::new());
     let mut options = RegistryLeaseManagerOptions::default();
     options.clock = clock;
@@ -79,7 +79,7 @@ pub(crate) fn start_on(
     Node { moves, ..start_with(options, host) }
 }
 
-/// A host that nothing moves.
+/// Starts a host whose external interface does not change.
 pub(crate) fn start_with(options: NetworkOptions, host: FakeBackend) -> Node {
     let (network, task) = Network::new(options);
     let events = Box::new(network.events());
@@ -88,7 +88,7 @@ pub(crate) fn start_with(options: NetworkOptions, host: FakeBackend) -> Node {
 }
 
 impl Node {
-    /// Waits for an event; what comes before it is passed over.
+    /// Waits for an event and skips those before it.
     pub(crate) async fn sees<T>(&mut self, what: &str, is_it: impl Fn(&NetworkEvent) -> Option<T>) -> T {
         let seen = async {
             loop {
@@ -105,7 +105,7 @@ impl Node {
         self.sees("ready", |event| matches!(event, NetworkEvent::Ready).then_some(())).await;
     }
 
-    /// Returns all that happens within a time.
+    /// Returns all events within a time.
     pub(crate) async fn within(&mut self, time: Duration) -> Vec<NetworkEvent> {
         let mut seen = Vec::new();
         let end = Instant::now() + time;
@@ -129,7 +129,7 @@ pub(crate) fn host(last: u8) -> LeaseAttrs {
 }
 
 impl Site {
-    /// Writes the lease of a host that is no more than that, for ever.
+    /// Writes a permanent lease of another host.
     pub(crate) fn peer(&self, subnet: &str, last: u8) {
         self.store.put_raw(subnet, host(last).to_record().as_bytes());
     }

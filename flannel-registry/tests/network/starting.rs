@@ -1,4 +1,4 @@
-//! How a network starts.
+//! Start of a network.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::site::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_network_waits_for_its_configuration_and_goes_on_when_it_is_there() {
+async fn a_network_waits_for_its_config() {
     let store = MemoryRegistry::new();
     let mut node = start(&FaultyRegistry::new(store.clone()), 1, None);
     for _ in 0..5 {
@@ -45,7 +45,7 @@ async fn a_network_waits_for_its_configuration_and_goes_on_when_it_is_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_that_is_silent_at_the_start_is_waited_for_at_each_step() {
+async fn each_step_of_the_start_waits_for_the_registry() {
     for call in [Call::Config, Call::List, Call::Create] {
         let site = site();
         site.faulty.fail_next(call, [Fault::Unavailable; 3]);
@@ -75,7 +75,7 @@ async fn a_network_is_ready_only_when_all_peers_are_known_and_reached() {
     assert_eq!(node.network.status().peers.programmed, 1);
 }
 
-/// A manager whose watch holds back the word that all peers are told.
+/// A manager whose watch delays `Complete`.
 struct Slow {
     inner: RegistryLeaseManager<Registry>,
     told: Arc<Notify>,
@@ -127,7 +127,7 @@ impl LeaseManager for Slow {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_host_that_starts_again_keeps_its_lease_and_tells_its_backend_what_it_said() {
+async fn a_restarted_host_keeps_its_lease_and_passes_it_to_its_backend() {
     let site = site();
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
@@ -145,7 +145,7 @@ async fn a_host_that_starts_again_keeps_its_lease_and_tells_its_backend_what_it_
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_a_full_network_ends_a_network_at_the_start() {
+async fn only_a_full_network_fails_the_start() {
     let site = site();
     site.peer("10.5.0.0-16", 2);
     let node = start(&site.faulty, 1, None);
@@ -161,7 +161,7 @@ async fn only_a_full_network_ends_a_network_at_the_start() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backend_that_cannot_work_ends_its_network_before_it_has_a_lease() {
+async fn a_backend_that_cannot_open_ends_its_network_before_it_has_a_lease() {
     let site = site();
     let host = FakeBackend::new();
     host.fail_open("there is no such device");
@@ -171,9 +171,9 @@ async fn a_backend_that_cannot_work_ends_its_network_before_it_has_a_lease() {
     assert_eq!(site.subnets().await, BTreeMap::new());
 }
 
-/// Somebody works on the same device at the same time; a moment later the kernel refuses nothing.
+/// Another program uses the same device at the same time; shortly after, the kernel accepts everything.
 #[tokio::test(start_paused = true)]
-async fn a_kernel_that_refuses_for_a_moment_does_not_end_the_start() {
+async fn a_temporary_kernel_error_does_not_fail_the_start() {
     let site = site();
     let host = FakeBackend::new();
     host.fail_start(3, 0);
@@ -186,9 +186,9 @@ async fn a_kernel_that_refuses_for_a_moment_does_not_end_the_start() {
     assert_eq!(flannel_core::chain(&ended), "cannot make the device: no such device");
 }
 
-/// The backend is open and the host has its lease: from then on the next pass makes good what the kernel refused.
+/// The backend is open and the host has its lease, so the next pass repairs what the kernel refused.
 #[tokio::test(start_paused = true)]
-async fn a_host_that_the_kernel_does_not_let_be_made_ready_is_made_ready_by_the_next_pass() {
+async fn a_kernel_error_at_the_first_pass_is_repaired_by_the_next() {
     let site = site();
     let host = FakeBackend::new();
     host.fail_start(0, 1);

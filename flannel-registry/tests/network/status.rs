@@ -1,4 +1,4 @@
-//! What a network says of itself when it is asked.
+//! Status of a network.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use crate::site::*;
 
-/// The peers by the last byte of their addresses: their state, and for how many seconds they are known.
+/// The state and age in seconds of the peers, by the last byte of their addresses.
 fn each(status: &NetworkStatus) -> Vec<(u8, PeerState, u64)> {
     let peers = status.peers.each.as_ref().unwrap();
     let peer = |peer: &flannel_core::PeerStatus| {
@@ -18,7 +18,7 @@ fn each(status: &NetworkStatus) -> Vec<(u8, PeerState, u64)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_host_says_of_each_peer_since_when_it_is_known_and_what_it_lacks() {
+async fn status_shows_the_age_and_state_of_each_peer() {
     use PeerState::{Pending, Programmed};
     let site = site();
     site.peer("10.5.2.0-24", 2);
@@ -30,7 +30,7 @@ async fn a_host_says_of_each_peer_since_when_it_is_known_and_what_it_lacks() {
     sleep(Duration::from_secs(100)).await;
     site.peer("10.5.3.0-24", 3);
     sleep(Duration::from_secs(10)).await;
-    // That it says something new makes it no newer.
+    // A change of its attributes does not reset its age.
     site.peer("10.5.2.0-24", 22);
     sleep(MOMENT).await;
     let status = node.network.status();
@@ -56,7 +56,7 @@ async fn a_host_says_of_each_peer_since_when_it_is_known_and_what_it_lacks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_host_says_how_long_its_registry_was_not_heard() {
+async fn status_shows_the_duration_of_an_outage() {
     let site = site();
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
@@ -77,7 +77,7 @@ async fn a_host_says_how_long_its_registry_was_not_heard() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_host_says_of_its_lease_when_it_is_renewed_and_when_it_ends() {
+async fn status_shows_renewal_and_expiry_of_the_lease() {
     let site = site();
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
@@ -91,9 +91,9 @@ async fn a_host_says_of_its_lease_when_it_is_renewed_and_when_it_ends() {
     assert!((DAY / 2..=DAY).contains(&lease.ends_in.unwrap()), "{:?}", lease.ends_in);
 }
 
-/// However often the same goes wrong, and however many things do, what is remembered of it stays small.
+/// The number of stored errors is bounded, regardless of their frequency and variety.
 #[tokio::test(start_paused = true)]
-async fn what_went_wrong_is_remembered_up_to_a_bound() {
+async fn status_keeps_a_bounded_number_of_errors() {
     let site = site();
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;

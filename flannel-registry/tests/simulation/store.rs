@@ -1,4 +1,4 @@
-//! The registry in memory as the store of a simulation. The bench `scale` uses it too.
+//! The registry in memory as the store of a simulation, also used by the bench `scale`.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ impl SimStore for Memory {
     }
 
     fn manager(&self, link: Link, seed: u64) -> Arc<dyn LeaseManager> {
-        // Nobody sleeps here but the clock of tokio, and to look at another one costs thousands of wakes a day and host.
+        // Only tokio's clock matters here; a `BootClock` would cost thousands of wake-ups per day and host.
         let clock = Arc::new(TokioClock::new());
         let mut options = RegistryLeaseManagerOptions::default();
         options.clock = clock;

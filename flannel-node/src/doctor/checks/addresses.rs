@@ -11,7 +11,7 @@ use crate::doctor::facts::{Facts, leftover};
 use crate::doctor::finding::{Cure, Fault, Finding};
 
 pub(super) const INTERFACE: Fault =
-    Fault::error("interface", "the daemon ends at once: it has no address that other hosts could send to");
+    Fault::error("interface", "the daemon exits: without an address other hosts cannot reach it");
 
 pub(in crate::doctor) fn interface(facts: &Facts) -> Vec<Finding> {
     let Err(why) = &facts.external else { return Vec::new() };
@@ -40,7 +40,7 @@ fn is_plausible(address: IpAddr) -> bool {
 }
 
 pub(super) const PUBLIC_ADDRESS: Fault =
-    Fault::error("public-address", "it is what peers are told to send to, and no other host can reach it");
+    Fault::error("public-address", "peers send to this address, and no other host can reach it");
 
 pub(in crate::doctor) fn public_address(facts: &Facts) -> Vec<Finding> {
     let Ok(external) = &facts.external else { return Vec::new() };
@@ -70,8 +70,8 @@ fn is_of_containers(facts: &Facts, link: &Link) -> bool {
 
 pub(super) const SHARED: Fault = Fault::error(
     "public-address-shared",
-    "what is sent to the pods of one of them arrives at the other; one lease is left over from before, or two hosts \
-     have one address",
+    "packets for the pods of one host arrive at the other; one lease is stale, or two hosts have the same \
+     address",
 );
 
 pub(in crate::doctor) fn shared(facts: &Facts) -> Vec<Finding> {

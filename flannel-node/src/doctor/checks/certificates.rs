@@ -7,15 +7,14 @@ use jiff::Timestamp;
 use crate::doctor::facts::{Certificate, Facts};
 use crate::doctor::finding::{Cure, Fault, Finding, quoted};
 
-pub(super) const EXPIRED: Fault =
-    Fault::error("certificate-expired", "etcd and this host do not trust each other with it");
+pub(super) const EXPIRED: Fault = Fault::error("certificate-expired", "etcd and this host do not accept it");
 pub(super) const NOT_YET_VALID: Fault = Fault::error(
     "certificate-not-yet-valid",
-    "etcd and this host do not trust each other with it; it may be this host's clock that is wrong",
+    "etcd and this host do not accept it; the clock of this host may be wrong",
 );
 pub(super) const EXPIRES_SOON: Fault = Fault::warning(
     "certificate-expires-soon",
-    "from then on etcd and this host do not trust each other; the daemon takes a new file without a restart",
+    "etcd and this host will not accept it then; the daemon reads a new file without a restart",
 );
 
 /// Who replaces certificates by hand needs days; those that live for days only are replaced by programs.

@@ -7,8 +7,8 @@ use crate::doctor::finding::{Cure, Fault, Finding};
 
 pub(super) const NOT_RUNNING: Fault = Fault::warning(
     "daemon-not-running",
-    "traffic goes on for a while, but hosts that join, leave or move are not heard of, nothing is repaired, and the \
-     lease runs out",
+    "traffic continues for a while, but changes of other hosts are missed, nothing is repaired, and the lease \
+     expires",
 );
 
 /// A host that has never had a lease misses nothing.
@@ -31,7 +31,7 @@ pub(super) fn start() -> Cure {
 
 pub(super) const OTHER_DAEMON: Fault = Fault::error(
     "other-daemon",
-    "two daemons with one device undo each other's work as fast as they can, and peers come and go",
+    "two daemons with the same device undo each other's changes, and peers come and go",
 );
 
 pub(in crate::doctor) fn others(facts: &Facts) -> Vec<Finding> {

@@ -11,12 +11,11 @@ use crate::doctor::finding::{Cure, Fault, Finding};
 
 pub(super) const TUNNEL: Fault = Fault::error(
     "firewall-drops-tunnel",
-    "what the hosts send each other through the tunnel is dropped before it is unwrapped: no pod of another host is \
-     reached",
+    "packets of the tunnel are dropped before they are decapsulated: no pod of another host is reachable",
 );
 pub(super) const FORWARD: Fault = Fault::error(
     "firewall-drops-pods",
-    "packets between pods of this host and those of others are dropped on their way through this host",
+    "packets between pods of this host and those of other hosts are dropped on this host",
 );
 
 /// One finding for each rule that stops something.
@@ -130,17 +129,16 @@ fn ranges(facts: &Facts, of: IpAddr) -> Vec<IpNet> {
 
 pub(super) const RULES: Fault = Fault::error(
     "firewall-rules",
-    "pods may not be let through, or what leaves the network keeps an address that nobody outside can answer; a daemon \
-     that runs puts them right by itself, so where one does it cannot",
+    "packets of pods may be dropped, or leave the network with an address that nobody outside can answer; a \
+     running daemon repairs its rules, so here it fails to",
 );
 pub(super) const NOT_SHOWN: Fault = Fault::error(
     "iptables-not-shown",
-    "a table holds what iptables cannot show, so the daemon can neither keep its rules there nor anybody else theirs",
+    "iptables cannot show the contents of a table, so neither the daemon nor others can maintain rules in it",
 );
 pub(super) const UNREADABLE: Fault = Fault::warning(
     "firewall-unreadable",
-    "what the packet filters do with the network's packets cannot be told, and the daemon cannot keep its rules where \
-     it cannot read them",
+    "doctor cannot tell which packets are dropped, and the daemon cannot maintain rules that it cannot read",
 );
 
 /// Where no lease is, no rules are missing.

@@ -9,9 +9,9 @@ use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Cure, Fault, Finding};
 
 pub(super) const OFF: Fault =
-    Fault::error("ip-forward", "no packet from another host is passed on to a pod of this one");
+    Fault::error("ip-forward", "the kernel forwards no packet from other hosts to pods of this host");
 pub(super) const OFF_ON_DEVICE: Fault =
-    Fault::error("ip-forward-device", "no packet that comes through the tunnel is passed on to a pod");
+    Fault::error("ip-forward-device", "the kernel forwards no packet from the tunnel to a pod");
 
 fn setting(family: IpFamily) -> &'static str {
     match family {
@@ -50,12 +50,12 @@ pub(in crate::doctor) fn off(facts: &Facts) -> Vec<Finding> {
 
 pub(super) const STRICT: Fault = Fault::warning(
     "rp-filter",
-    "packets that enter the network at another host from outside, as those to a NodePort, come through the tunnel and \
-     are dropped, because answers to their source would leave by another link",
+    "packets that enter the network at another host, such as those to a NodePort, are dropped, because replies \
+     to their source would leave by another link",
 );
 pub(super) const STRICT_BELOW: Fault = Fault::error(
     "rp-filter-underlay",
-    "the tunnel's packets from that host are dropped, because answers to it leave by another link",
+    "packets of the tunnel from that host are dropped, because replies to it leave by another link",
 );
 
 /// The larger of the two values of `rp_filter` counts (`Documentation/networking/ip-sysctl.rst`); 1 is strict.
@@ -95,8 +95,8 @@ pub(in crate::doctor) fn reverse_path(facts: &Facts) -> Vec<Finding> {
 
 pub(super) const BRIDGE: Fault = Fault::warning(
     "bridge-netfilter",
-    "kube-proxy's rules do not see packets between pods of this host, so that a pod does not reach a service whose \
-     endpoint is on the same host",
+    "kube-proxy's rules do not apply to packets between pods of this host, so a pod cannot reach a service \
+     whose endpoint is on the same host",
 );
 
 /// Whether it is needed, kube-proxy's chains tell.

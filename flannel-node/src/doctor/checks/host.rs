@@ -8,7 +8,8 @@ use crate::doctor::finding::{Cure, Fault, Finding, quoted};
 
 pub(super) const CAPABILITIES: Fault = Fault::error(
     "capabilities",
-    "without CAP_NET_ADMIN no device, route or rule can be made, and doctor sees only a part of what is wrong",
+    "without CAP_NET_ADMIN the daemon cannot create devices, routes or rules, and doctor finds only some of \
+     the faults",
 );
 
 pub(in crate::doctor) fn capabilities(facts: &Facts) -> Vec<Finding> {
@@ -29,7 +30,7 @@ pub(in crate::doctor) fn capabilities(facts: &Facts) -> Vec<Finding> {
 
 pub(super) const NOT_ROOT: Fault = Fault::warning(
     "doctor-not-root",
-    "packet filters and other users' processes are not shown: more may be wrong",
+    "packet filters and processes of other users are hidden: there may be more faults",
 );
 
 pub(in crate::doctor) fn not_root(facts: &Facts) -> Vec<Finding> {
@@ -43,13 +44,12 @@ pub(in crate::doctor) fn not_root(facts: &Facts) -> Vec<Finding> {
 }
 
 pub(super) const KERNEL_VXLAN: Fault =
-    Fault::error("kernel-vxlan", "the backend vxlan needs devices of this kind, and finds none");
-pub(super) const TUN_DEVICE: Fault =
-    Fault::error("tun-device", "the backend udp takes packets from a TUN device and cannot make one");
+    Fault::error("kernel-vxlan", "the backend cannot create its VXLAN device");
+pub(super) const TUN_DEVICE: Fault = Fault::error("tun-device", "the backend cannot create its TUN device");
 pub(super) const KERNEL_NFTABLES: Fault = Fault::error(
     "kernel-nftables",
-    "the network config has EnableNFTables, and the rules cannot be put: pods may not be let through, and nothing \
-     is masqueraded",
+    "the network config has EnableNFTables, and the rules cannot be written: packets of pods may be dropped, \
+     and nothing is masqueraded",
 );
 
 pub(in crate::doctor) fn kernel(facts: &Facts) -> Vec<Finding> {
@@ -80,7 +80,8 @@ pub(in crate::doctor) fn kernel(facts: &Facts) -> Vec<Finding> {
 
 pub(super) const FIREWALL_PROGRAM: Fault = Fault::error(
     "firewall-program",
-    "the rules cannot be put: on a host that drops what it forwards no pod is reached, and nothing is masqueraded",
+    "the rules cannot be written: on a host that drops forwarded packets no pod is reachable, and nothing is \
+     masqueraded",
 );
 
 pub(in crate::doctor) fn firewall_program(facts: &Facts) -> Vec<Finding> {
@@ -94,8 +95,8 @@ pub(in crate::doctor) fn firewall_program(facts: &Facts) -> Vec<Finding> {
 
 pub(super) const CHECKSUM_OFFLOAD: Fault = Fault::error(
     "checksum-offload",
-    "kernels before 5.7 send wrong checksums when a packet that the tunnel wrapped is masqueraded: connections to \
-     other hosts stall for seconds",
+    "kernels before 5.7 send wrong checksums when a packet of the tunnel is masqueraded: connections to other \
+     hosts stall for seconds",
 );
 
 pub(in crate::doctor) fn checksum_offload(facts: &Facts) -> Vec<Finding> {
@@ -108,7 +109,7 @@ pub(in crate::doctor) fn checksum_offload(facts: &Facts) -> Vec<Finding> {
 }
 
 pub(super) const PORT_TAKEN: Fault =
-    Fault::error("port-taken", "the tunnel cannot hear its peers on a port that another program has");
+    Fault::error("port-taken", "the tunnel cannot receive packets on a port that another program uses");
 
 pub(in crate::doctor) fn port_taken(facts: &Facts) -> Vec<Finding> {
     let is_ours = |pid: u32| facts.own_daemon.as_ref().is_some_and(|daemon| daemon.pid == pid);
@@ -133,7 +134,7 @@ pub(in crate::doctor) fn port_taken(facts: &Facts) -> Vec<Finding> {
 
 pub(super) const TUNNEL_TAKEN: Fault = Fault::error(
     "tunnel-taken",
-    "the kernel grants each VXLAN number on a port only once, so the device of the network cannot be made",
+    "the kernel allows each VXLAN number once per port, so the device of the network cannot be created",
 );
 
 pub(in crate::doctor) fn tunnel_taken(facts: &Facts) -> Vec<Finding> {

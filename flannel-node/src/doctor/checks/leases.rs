@@ -6,16 +6,16 @@ use flannel_core::Lease;
 use ipnet::IpNet;
 
 use super::daemons;
-use crate::doctor::facts::{Answer, Facts, Peer, leftover};
+use crate::doctor::facts::{Facts, HostResponse, Peer, leftover};
 use crate::doctor::finding::{Cure, Fault, Finding};
 
 pub(super) const EXPIRED: Fault = Fault::error(
     "lease-expired",
-    "pods here still have addresses of the subnet, no other host sends to them any more, and another host may get it",
+    "pods still have addresses of the subnet, no other host sends to them, and another host may lease it",
 );
 pub(super) const TAKEN: Fault = Fault::error(
     "lease-taken",
-    "pods here have addresses that belong to another host, where all other hosts send",
+    "pods have addresses that belong to another host, to which all other hosts send",
 );
 
 /// Compares what the host remembers with what the registry says. A daemon that runs sees to it by itself.
@@ -49,7 +49,7 @@ pub(in crate::doctor) fn own(facts: &Facts) -> Vec<Finding> {
 
 pub(super) const OVERLAP: Fault = Fault::error(
     "lease-overlap",
-    "packets for what both have go to one of them only; each host decides by itself to which",
+    "packets to the common addresses reach only one of the hosts; each sender decides on its own which",
 );
 
 /// In the order of their first addresses, subnets that overlap lie side by side.
@@ -76,10 +76,10 @@ pub(in crate::doctor) fn overlap(facts: &Facts) -> Vec<Finding> {
 
 pub(super) const UNREACHABLE_HOST: Fault = Fault::warning(
     "host-unreachable",
-    "its pods are not reached; if the host is gone for good, its subnet is free for another one when the record goes",
+    "its pods are unreachable; if the host is gone for good, removing the record frees its subnet",
 );
 pub(super) const NO_ROUTE: Fault =
-    Fault::error("host-no-route", "nothing can be sent to that host, so none of its pods is reached");
+    Fault::error("host-no-route", "no packet can be sent to that host, so its pods are unreachable");
 /// More would hide the rest.
 const MOST: usize = 10;
 
@@ -91,7 +91,7 @@ pub(in crate::doctor) fn hosts(facts: &Facts) -> Vec<Finding> {
             let what = format!("there is no route to {public}, which has the lease {subnet}");
             return Some(NO_ROUTE.found(what, Cure::run([route_to(facts, public)])));
         }
-        (peer.answer == Answer::NoHost).then(|| {
+        (peer.answer == HostResponse::NoHost).then(|| {
             let term = match peer.lease.term {
                 flannel_core::Term::Limited => "runs out by itself",
                 flannel_core::Term::Permanent => "never runs out",

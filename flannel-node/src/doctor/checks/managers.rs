@@ -5,12 +5,13 @@ use crate::doctor::finding::{Cure, Fault, Finding};
 
 pub(super) const NETWORKD: Fault = Fault::warning(
     "networkd-manages-device",
-    "when it starts again or its files change, systemd-networkd removes addresses and routes that it did not make",
+    "when it restarts or its files change, systemd-networkd removes addresses and routes that it did not \
+     create",
 );
 pub(super) const NETWORK_MANAGER: Fault = Fault::warning(
     "network-manager-manages-device",
-    "when a connection changes, NetworkManager removes addresses and routes that it did not make, or sets the device \
-     down",
+    "when a connection changes, NetworkManager removes addresses and routes that it did not create, or sets \
+     the device down",
 );
 
 pub(in crate::doctor) fn managed(facts: &Facts) -> Vec<Finding> {

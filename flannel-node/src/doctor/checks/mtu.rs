@@ -5,7 +5,7 @@ use crate::doctor::finding::{Cure, Fault, Finding, quoted};
 
 pub(super) const DEVICE: Fault = Fault::error(
     "device-mtu",
-    "larger packets than the interface below can carry are lost: small ones pass, and transfers hang",
+    "packets larger than the MTU of the external interface are lost: small ones pass, and transfers hang",
 );
 
 pub(in crate::doctor) fn device(facts: &Facts) -> Vec<Finding> {
@@ -29,8 +29,8 @@ pub(in crate::doctor) fn device(facts: &Facts) -> Vec<Finding> {
 
 pub(super) const BRIDGE: Fault = Fault::warning(
     "bridge-mtu",
-    "pods send packets that are too large for the tunnel: those that may not be cut are lost, and transfers hang where \
-     the answer that says so is filtered; pods keep their MTU until they are made anew",
+    "pods send packets that are too large for the tunnel: those that may not be fragmented are lost, and \
+     transfers hang where the ICMP errors are filtered; running pods keep their MTU",
 );
 
 /// Looks at the bridge of the pods and at its ports.
@@ -57,7 +57,7 @@ pub(in crate::doctor) fn bridge(facts: &Facts) -> Vec<Finding> {
 
 pub(super) const SUBNET_FILE: Fault = Fault::error(
     "subnet-file",
-    "it tells the container runtime which addresses and which MTU pods get: new pods get wrong ones, or none",
+    "the container runtime reads the addresses and the MTU of pods from it: new pods get wrong ones, or none",
 );
 
 /// The file is the daemon's to write, so where none runs nobody misses it yet.

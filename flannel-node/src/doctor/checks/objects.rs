@@ -8,12 +8,11 @@ use crate::doctor::finding::{Cure, Fault, Finding};
 
 pub(super) const MISSING: Fault = Fault::error(
     "objects-missing",
-    "the pods of a peer are not reached without them; a daemon that runs puts them right by itself, so where one does \
-     it cannot",
+    "without them the pods of a peer are unreachable; a running daemon repairs them, so here it fails to",
 );
 pub(super) const STALE: Fault = Fault::warning(
     "objects-stale",
-    "packets to subnets that nobody has, or that somebody else has by now, go the wrong way",
+    "packets to subnets that no host has, or that another host has now, take the wrong path",
 );
 
 /// One finding for what is to be put, and one for what is to go: a host that lacks one object often lacks thousands.
@@ -57,7 +56,7 @@ fn list<'c>(changes: impl Iterator<Item = &'c PlannedChange>) -> String {
 
 pub(super) const PEER: Fault = Fault::warning(
     "peer-unusable",
-    "this host cannot send to it; a host that lives writes its record anew when it is gone",
+    "this host cannot send to it; if the record is removed, a running host writes a valid one",
 );
 /// More would hide the rest.
 const MOST: usize = 10;

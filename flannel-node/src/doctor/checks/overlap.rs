@@ -24,7 +24,7 @@ fn overlapped(facts: &Facts, net: &IpNet) -> Option<IpNet> {
 
 pub(super) const UNDERLAY: Fault = Fault::error(
     "network-overlaps-underlay",
-    "what is sent to another host may be taken for a packet to a pod and sent into the tunnel, which then carries itself",
+    "packets to another host may match the network and enter the tunnel, which then carries its own packets",
 );
 
 pub(in crate::doctor) fn underlay(facts: &Facts) -> Vec<Finding> {
@@ -43,10 +43,8 @@ pub(in crate::doctor) fn underlay(facts: &Facts) -> Vec<Finding> {
     vec![UNDERLAY.found(what, Cure::run([facts.registry.commands.write_config(&text)]))]
 }
 
-pub(super) const ADDRESS: Fault = Fault::error(
-    "network-overlaps-link",
-    "packets for pods of other hosts leave by that link and never arrive",
-);
+pub(super) const ADDRESS: Fault =
+    Fault::error("network-overlaps-link", "packets to pods of other hosts leave by that link and are lost");
 
 /// Looks at the addresses of links that are neither ours nor those of our pods.
 pub(in crate::doctor) fn addresses(facts: &Facts) -> Vec<Finding> {
@@ -80,7 +78,7 @@ fn bridge_address(subnet: IpNet) -> Option<String> {
 }
 
 pub(super) const ROUTE: Fault =
-    Fault::error("network-overlaps-route", "packets for pods in its range go that way and never arrive");
+    Fault::error("network-overlaps-route", "packets to pods in its range take that route and are lost");
 
 /// Looks at routes into the network that are not the network's own.
 pub(in crate::doctor) fn routes(facts: &Facts) -> Vec<Finding> {

@@ -11,19 +11,18 @@ use crate::doctor::facts::{ConfigFact, Facts};
 use crate::doctor::finding::{Cure, Fault, Finding};
 use crate::doctor::gather::data_path;
 
-pub(super) const OPTIONS: Fault =
-    Fault::error("registry-options", "the daemon ends at once with these flags");
+pub(super) const OPTIONS: Fault = Fault::error("registry-options", "the daemon exits with these flags");
 pub(super) const UNREACHABLE: Fault = Fault::error(
     "registry-unreachable",
-    "traffic goes on between the hosts that are known, but the lease is not renewed and nobody is heard of who joins \
-     or leaves",
+    "traffic between known hosts continues, but the lease is not renewed, and hosts that join or leave are \
+     missed",
 );
 pub(super) const REFUSES: Fault = Fault::error(
     "registry-refuses",
-    "etcd answers and does not let this host in: no lease is taken or renewed, and no peer is heard of",
+    "etcd responds and denies access: no lease is acquired or renewed, and no peer is known",
 );
 pub(super) const CONFIG_MISSING: Fault =
-    Fault::error("config-missing", "the daemon waits for the network configuration before it does anything");
+    Fault::error("config-missing", "the daemon waits for the network configuration");
 pub(super) const CONFIG_INVALID: Fault =
     Fault::error("config-invalid", "no daemon of the network can start with this configuration");
 
@@ -100,7 +99,7 @@ fn set(mut members: Map<String, Value>, name: &str, value: Value) -> String {
 
 pub(super) const BAD_RECORD: Fault = Fault::warning(
     "bad-record",
-    "a record that cannot be read is set aside: if it is a host's, that host is not reached",
+    "an invalid record is ignored: if it belongs to a host, that host is unreachable",
 );
 /// More would hide the rest.
 const MOST: usize = 10;
@@ -116,7 +115,7 @@ pub(in crate::doctor) fn bad_records(facts: &Facts) -> Vec<Finding> {
 
 pub(super) const CLOCK: Fault = Fault::warning(
     "clock-skew",
-    "certificates are judged by the clock, and the logs of hosts cannot be laid side by side; one of the two clocks \
+    "TLS validates certificates by the clock, and the logs of hosts cannot be compared; one of the two clocks \
      is wrong",
 );
 /// A header tells whole seconds, and clocks that are kept right differ by less.

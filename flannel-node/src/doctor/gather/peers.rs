@@ -11,7 +11,7 @@ use futures::stream;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::doctor::facts::{Answer, Peer};
+use crate::doctor::facts::{HostResponse, Peer};
 
 /// A host that is not there is known after three questions on its link, a second apart (`mcast_solicit`, arp(7)).
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -27,7 +27,7 @@ pub(super) async fn look(leases: Vec<Arc<Lease>>) -> Vec<Peer> {
     for lease in leases {
         let Some(public) = lease.attrs.public.addresses().next() else { continue };
         let leaves_by = kernel.as_mut().and_then(|kernel| kernel.route_to(public).ok()?.index);
-        peers.push((public, Peer { lease, leaves_by, answer: Answer::Silent }));
+        peers.push((public, Peer { lease, leaves_by, answer: HostResponse::Silent }));
     }
     let asked = stream::iter(peers).map(|(public, peer)| async move {
         let answer = answer(public).await;
@@ -36,14 +36,14 @@ pub(super) async fn look(leases: Vec<Arc<Lease>>) -> Vec<Peer> {
     asked.buffered(AT_ONCE).collect().await
 }
 
-async fn answer(address: IpAddr) -> Answer {
+async fn answer(address: IpAddr) -> HostResponse {
     match timeout(PATIENCE, TcpStream::connect(SocketAddr::new(address, DISCARD))).await {
-        Ok(Ok(_)) => Answer::Alive,
+        Ok(Ok(_)) => HostResponse::Alive,
         Ok(Err(error)) => match error.raw_os_error() {
-            Some(libc::ECONNREFUSED | libc::ECONNRESET) => Answer::Alive,
-            Some(libc::EHOSTUNREACH) => Answer::NoHost,
-            _ => Answer::Silent,
+            Some(libc::ECONNREFUSED | libc::ECONNRESET) => HostResponse::Alive,
+            Some(libc::EHOSTUNREACH) => HostResponse::NoHost,
+            _ => HostResponse::Silent,
         },
-        Err(_) => Answer::Silent,
+        Err(_) => HostResponse::Silent,
     }
 }
