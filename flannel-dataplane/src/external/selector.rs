@@ -104,7 +104,7 @@ impl InterfaceSelector {
     ///
     /// # Errors
     ///
-    /// [`SelectError`] if there is none.
+    /// [`SelectError`] if no interface matches.
     pub fn select(&self, namespace: &Namespace) -> Result<ExternalInterface, SelectError> {
         let outcome = search_any(&self.read(namespace)?, &self.0);
         Ok(selection(outcome)?.external)
@@ -114,7 +114,7 @@ impl InterfaceSelector {
     ///
     /// # Errors
     ///
-    /// [`SelectError`] if there is none.
+    /// [`SelectError`] if no interface matches.
     pub fn select_for(
         &self,
         namespace: &Namespace,
@@ -129,7 +129,7 @@ impl InterfaceSelector {
     ///
     /// # Errors
     ///
-    /// [`SelectError`] if there is none.
+    /// [`SelectError`] if no interface matches.
     pub fn choose(&self, namespace: &Namespace) -> Result<InitialChoice, SelectError> {
         let facts = self.read(namespace)?;
         let outcome = search_any(&facts, &self.0);

@@ -20,43 +20,43 @@ use super::profile::{AgentProfile, RegistryCommands};
 #[derive(Debug)]
 pub struct Facts {
     pub(crate) now: SystemTime,
-    /// How the daemon is started, or would be.
+    /// The options of the daemon, running or not.
     pub(crate) options: AgentProfile,
-    /// The backends that the agent has.
+    /// The backends of the agent.
     pub(crate) backends: BackendRegistry,
-    /// The program that runs.
+    /// The path of this program.
     pub(crate) program: PathBuf,
-    /// The daemons that run in this network namespace, but for one whose flags are `options`.
+    /// The other daemons in this network namespace.
     pub(crate) daemons: Vec<RunningAgent>,
-    /// That one.
+    /// The running daemon that has these `options`.
     pub(crate) own_daemon: Option<RunningAgent>,
-    /// Whether the daemon, or doctor if there is none, may change the network; unknown if it is not told.
+    /// Whether the daemon, or doctor if no daemon runs, may change the network; `None` if unknown.
     pub(crate) may_change_network: Option<bool>,
-    /// Whether doctor may look at all: packet filters are shown only to who may change the network.
+    /// Whether doctor has the rights to read packet filters, which takes CAP_NET_ADMIN.
     pub(crate) may_look: bool,
-    pub(crate) kernel: Kernel,
-    /// Settings by their path below `/proc/sys`; those that are not there are missing.
+    pub(crate) kernel: KernelFacts,
+    /// Settings by their path below `/proc/sys`; nonexistent ones are missing.
     pub(crate) sysctls: BTreeMap<String, String>,
     pub(crate) links: Vec<Link>,
     pub(crate) addresses: Vec<Address>,
     /// Routes of the main table.
     pub(crate) routes: Vec<Route>,
-    /// The interface to the other hosts, or why there is none.
+    /// The external interface, or why none was found.
     pub(crate) external: Result<ExternalInterface, String>,
     pub(crate) registry: RegistryFacts,
-    pub(crate) memory: CachedFiles,
-    /// The network, if its configuration is known from the registry or from memory.
-    pub(crate) network: Option<Network>,
+    pub(crate) cached: CachedFiles,
+    /// The network, if its configuration is known from the registry or the cache.
+    pub(crate) network: Option<NetworkFacts>,
     /// The other hosts.
     pub(crate) peers: Vec<Peer>,
-    /// What a pass of the daemon would write now, if the backend tells.
+    /// The changes that a pass of the daemon would make now, if the backend can plan them.
     pub(crate) plan: Option<Plan>,
-    /// How many peers the daemon that runs keeps although they are said to have left, as it tells itself.
+    /// The number of peers that left the registry and that the running daemon still keeps, from its status.
     pub(crate) held_peers: usize,
-    /// Who has sockets for the tunnel's port.
+    /// The sockets on the tunnel's port.
     pub(crate) sockets: Vec<Socket>,
-    pub(crate) firewall: Firewall,
-    /// Links that a network manager looks after.
+    pub(crate) firewall: FirewallFacts,
+    /// Links that a network manager manages.
     pub(crate) managed: Vec<ManagedLink>,
 }
 
@@ -67,42 +67,42 @@ pub struct RunningAgent {
     pub pid: u32,
     /// The command line without passwords.
     pub command: String,
-    /// The unit of systemd that started it.
+    /// Its systemd unit.
     pub unit: Option<String>,
-    /// How it was started, or why that cannot be told.
+    /// Its options, or why they are unknown.
     pub options: Result<AgentProfile, String>,
-    /// The names of the devices of its network, if that could be found out.
+    /// The names of the devices of its network; empty if unknown.
     pub devices: Vec<String>,
 }
 
 /// The features of the kernel.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Kernel {
+pub(crate) struct KernelFacts {
     pub(crate) release: String,
-    /// Whether it makes VXLAN devices; unknown if that could not be tried.
+    /// Whether it can create VXLAN devices; `None` if untested.
     pub(crate) has_vxlan: Option<bool>,
-    /// Whether it answers about nftables.
+    /// Whether it supports nftables.
     pub(crate) has_nftables: bool,
-    /// Why TUN devices cannot be made, if they cannot.
+    /// Why TUN devices cannot be created; `None` if they can.
     pub(crate) no_tun: Option<String>,
-    /// Devices that leave checksums to the interface below though this kernel gets them wrong.
+    /// Devices with checksum offload on a kernel that offloads incorrectly.
     pub(crate) wrong_checksums: Vec<String>,
 }
 
 /// The contents of the registry.
 #[derive(Clone, Debug)]
 pub struct RegistryFacts {
-    /// Its name for people.
+    /// Its name in messages.
     pub name: String,
-    /// How to change it by hand.
+    /// Builds the commands that change it by hand.
     pub commands: Arc<dyn RegistryCommands>,
     /// The network configuration.
     pub config: ConfigFact,
-    /// All leases, if they were read.
+    /// All leases, if they could be read.
     pub leases: Option<Snapshot>,
-    /// The clock of the registry, if it tells the time.
+    /// The clock of the registry, if it reports the time.
     pub clock: Option<ClockReading>,
-    /// The certificates that the agent reaches it with and that can be read.
+    /// The readable certificates of the connection.
     pub certificates: Vec<Certificate>,
 }
 
@@ -111,7 +111,7 @@ pub struct RegistryFacts {
 pub struct Certificate {
     /// The file.
     pub path: PathBuf,
-    /// The file of its key, if it is the agent's own.
+    /// The key file, for the agent's own certificate.
     pub key: Option<PathBuf>,
     /// The subject (RFC 4514), such as `CN=etcd-1`.
     pub subject: String,
@@ -124,24 +124,24 @@ pub struct Certificate {
 /// The result of reading the network configuration.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ConfigFact {
-    /// Options about the registry are wrong.
+    /// The registry options are invalid.
     BadOptions(String, Cure),
-    /// It does not answer.
+    /// The registry does not respond.
     Silent(String, Cure),
-    /// It refuses.
+    /// The registry denies access.
     Refused(String, Cure),
-    /// There is none.
+    /// No configuration exists.
     Missing,
-    /// It cannot be used.
+    /// The configuration is invalid.
     Invalid(String),
-    /// It can.
+    /// The configuration is valid.
     Valid(NetworkConfig),
 }
 
 /// The clock of the registry.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ClockReading {
-    /// The member that was asked.
+    /// The member that reported it.
     pub member: String,
     /// Its time.
     pub there: SystemTime,
@@ -156,25 +156,25 @@ pub struct ClockReading {
 pub(crate) struct CachedFiles {
     /// The text of `subnet.env`.
     pub(crate) subnet_file: Option<String>,
-    /// The network as it was.
+    /// The cached network.
     pub(crate) network: Option<CachedNetwork>,
-    /// The id of the host.
+    /// The host ID.
     pub(crate) node: Option<NodeId>,
 }
 
 /// The network of the host.
 #[derive(Clone, Debug)]
-pub(crate) struct Network {
+pub(crate) struct NetworkFacts {
     pub(crate) config: NetworkConfig,
-    /// The host's lease in the registry, or in memory if the registry does not answer.
+    /// The host's lease from the registry, or from the cache if the registry does not respond.
     pub(crate) own: Option<Lease>,
-    /// The tunnel devices that there should be.
+    /// The expected tunnel devices.
     pub(crate) devices: Vec<TunnelDevice>,
     /// The largest packet, in bytes, that a container may send.
     pub(crate) mtu: u32,
     /// The UDP ports of the tunnel.
     pub(crate) ports: Vec<u16>,
-    /// What `subnet.env` should say.
+    /// The expected contents of `subnet.env`.
     pub(crate) subnet_file: Option<String>,
 }
 
@@ -182,19 +182,19 @@ pub(crate) struct Network {
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) lease: Arc<Lease>,
-    /// By which link packets to its public address leave; none if there is no route.
+    /// The index of the link to its public address; `None` without a route.
     pub(crate) leaves_by: Option<u32>,
     pub(crate) answer: HostResponse,
 }
 
-/// Whether a host is there.
+/// The response of a host to a probe.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum HostResponse {
-    /// It answered.
+    /// The host answered.
     Alive,
-    /// The link, or a router, says that there is no such host.
+    /// The link or a router reported that the host does not exist.
     NoHost,
-    /// Nobody answered, which a firewall may be the reason of.
+    /// No answer, possibly because of a firewall.
     Silent,
 }
 
@@ -203,26 +203,26 @@ pub(crate) enum HostResponse {
 pub(crate) struct Socket {
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
-    /// The process ID and name of the owner; the kernel's sockets have none.
+    /// The process ID and name of the owner; `None` for the kernel's sockets.
     pub(crate) owner: Option<(u32, String)>,
 }
 
-/// The effects of the host's packet filters.
+/// The state of the host's packet filters.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Firewall {
-    /// The rules in the way of the network's packets.
+pub(crate) struct FirewallFacts {
+    /// The rules that drop the network's packets.
     pub(crate) blocking_rules: Vec<(Packet, BlockingRule)>,
-    /// Our own rules that are not there.
+    /// The network's own rules that are missing.
     pub(crate) missing: Vec<MissingRules>,
-    /// The package whose program is needed and is not installed.
+    /// The package of a required program that is not installed.
     pub(crate) lacks: Option<String>,
-    /// Which table iptables does not show, as far as our rules are concerned.
+    /// A table with our rules that iptables cannot show.
     pub(crate) not_shown: Option<String>,
-    /// Why rules could not be read.
+    /// Why packet filters could not be read.
     pub(crate) failures: Vec<String>,
-    /// Whether kube-proxy keeps rules here.
+    /// Whether kube-proxy has rules on this host.
     pub(crate) has_kube_proxy: bool,
-    /// Whether ufw does.
+    /// Whether ufw has rules on this host.
     pub(crate) has_ufw: bool,
 }
 
@@ -252,18 +252,18 @@ impl Facts {
         self.sysctls.get(path).map(String::as_str)
     }
 
-    /// The tunnel devices that are there.
+    /// Returns the existing tunnel devices.
     pub(crate) fn devices(&self) -> impl Iterator<Item = &Link> {
         let wanted = self.network.iter().flat_map(|network| &network.devices);
         wanted.filter_map(|device| self.link(&device.name))
     }
 
-    /// The host's own lease.
+    /// Returns the host's own lease.
     pub(crate) fn own(&self) -> Option<&Lease> {
         self.network.as_ref()?.own.as_ref()
     }
 
-    /// The bridges of the host's pods: those that have an address in its subnet.
+    /// Returns the bridges of the host's pods, which are those with an address in its subnet.
     pub(crate) fn pod_bridges(&self) -> impl Iterator<Item = &Link> {
         let is_pods = |link: &&Link| {
             link.kind == flannel_netlink::LinkKind::Bridge
@@ -275,22 +275,21 @@ impl Facts {
         self.links.iter().filter(is_pods)
     }
 
-    /// By which link packets to an address inside the network leave, as far as the routes of the main table say.
-    pub(crate) fn way_to(&self, address: IpAddr) -> Option<String> {
+    /// Returns the name of the link to an address, according to the main routing table without its default route.
+    pub(crate) fn outgoing_link(&self, address: IpAddr) -> Option<String> {
         let fits =
             |route: &&Route| route.destination.contains(&address) && route.destination.prefix_len() > 0;
         let best = self.routes.iter().filter(fits).max_by_key(|route| route.destination.prefix_len())?;
         best.index.map(|index| self.link_name(index).to_owned())
     }
 
-    /// Tells whether the daemon runs.
+    /// Returns whether the daemon runs.
     pub(crate) fn is_running(&self) -> bool {
         self.own_daemon.is_some()
     }
 }
 
-/// Of two leases that cannot both be right, the one that goes: not the host's own, or else the one that was written
-/// first.
+/// Returns the stale one of two conflicting leases: the one that is not the host's own, or else the older one.
 pub(crate) fn leftover<'l>(facts: &Facts, one: &'l Lease, other: &'l Lease) -> &'l Lease {
     let own = facts.own().map(|own| own.subnet);
     if own == Some(one.subnet) || (own != Some(other.subnet) && other.revision < one.revision) {
@@ -308,7 +307,7 @@ pub(super) mod tests {
     use super::*;
     use crate::doctor::profile::AgentRegistry;
 
-    /// A registry that nothing is asked of.
+    /// A registry that is never read.
     #[derive(Debug)]
     struct TestRegistry;
 
@@ -354,7 +353,7 @@ pub(super) mod tests {
         let own = lease("10.5.1.0-24", "192.168.64.1");
         let external = ExternalInterface::new("eth0", 2, 1500, own.attrs.public);
         let vxlan = OpenVxlan::new(flannel_netlink::Namespace::current().expect("the namespace"));
-        let network = Network {
+        let network = NetworkFacts {
             config: config.clone(),
             own: Some(own.clone()),
             devices: vxlan.data_path(&config, &external).expect("valid").devices,
@@ -379,7 +378,7 @@ pub(super) mod tests {
             own_daemon: Some(daemon),
             may_change_network: Some(true),
             may_look: true,
-            kernel: Kernel { has_vxlan: Some(true), has_nftables: true, ..Kernel::default() },
+            kernel: KernelFacts { has_vxlan: Some(true), has_nftables: true, ..KernelFacts::default() },
             sysctls: BTreeMap::new(),
             links: Vec::new(),
             addresses: Vec::new(),
@@ -393,13 +392,13 @@ pub(super) mod tests {
                 clock: None,
                 certificates: Vec::new(),
             },
-            memory: CachedFiles::default(),
+            cached: CachedFiles::default(),
             network: Some(network),
             peers: Vec::new(),
             plan: None,
             held_peers: 0,
             sockets: Vec::new(),
-            firewall: Firewall::default(),
+            firewall: FirewallFacts::default(),
             managed: Vec::new(),
             options,
         }

@@ -10,27 +10,27 @@ use flannel_firewall::RuleOptions;
 
 use super::facts::{ConfigFact, RegistryFacts};
 
-/// Chooses the external interface of a network, or of one whose configuration is not known.
-pub type ChooseExternal =
+/// Chooses the external interface as the agent does; `None` stands for an unknown network configuration.
+pub type ExternalLookup =
     Arc<dyn Fn(Option<&NetworkConfig>) -> Result<ExternalInterface, String> + Send + Sync>;
 
-/// How a node agent is run, or would be.
+/// The options of a node agent, running or not.
 #[derive(Clone)]
 pub struct AgentProfile {
-    /// The file that tells the container runtime its subnet.
+    /// The subnet file, which the container runtime reads.
     pub subnet_file: PathBuf,
-    /// The file in which the network is cached.
+    /// The cache of the network.
     pub cache: PathBuf,
-    /// The file that holds the id of the host.
+    /// The file with the host ID.
     pub node_id: PathBuf,
-    /// The socket at which the agent serves its status.
+    /// The status socket of the agent.
     pub status_socket: Option<PathBuf>,
-    /// The firewall rules that the agent keeps.
+    /// The firewall rules that the agent maintains.
     pub rules: RuleOptions,
-    /// Whether the agent closes the tunnel's port to everybody but peers.
+    /// Whether the agent drops packets to the tunnel's port that are not from peers.
     pub restrict_tunnel_port: bool,
     /// Chooses the external interface as the agent does.
-    pub external: ChooseExternal,
+    pub external: ExternalLookup,
     /// The registry of the network.
     pub registry: Arc<dyn AgentRegistry>,
 }
@@ -45,26 +45,26 @@ impl fmt::Debug for AgentProfile {
 }
 
 impl AgentProfile {
-    /// Tells whether another agent works on the same network, as far as can be told without asking.
+    /// Returns whether another agent manages the same network, judged by its options alone.
     pub(super) fn is_same_network(&self, other: &Self) -> bool {
         let others = other.registry.networks();
         self.registry.networks().iter().any(|network| others.contains(network))
     }
 }
 
-/// The registry of an agent, as doctor looks at it.
+/// The registry of an agent, as doctor reads it.
 #[async_trait]
 pub trait AgentRegistry: fmt::Debug + Send + Sync {
-    /// Returns the names by which the network is known: two agents that share one work on the same network.
+    /// Returns the names of the network. Two agents with a common name manage the same network.
     fn networks(&self) -> Vec<String>;
 
     /// Returns the name of the network in the agent's cache.
     fn cache_key(&self) -> &str;
 
-    /// Reads everything that doctor judges by.
+    /// Reads everything that the checks need.
     async fn read(&self) -> RegistryFacts;
 
-    /// Reads the configuration of the network alone.
+    /// Reads only the network configuration.
     async fn config(&self) -> Option<NetworkConfig> {
         match self.read().await.config {
             ConfigFact::Valid(config) => Some(config),
@@ -77,11 +77,11 @@ pub trait AgentRegistry: fmt::Debug + Send + Sync {
     }
 }
 
-/// Writes the shell commands that change a registry by hand, for the cures of findings.
+/// Builds the shell commands that change a registry by hand, for the fixes of findings.
 pub trait RegistryCommands: fmt::Debug + Send + Sync {
-    /// Removes the record of a lease, by its key below the one that holds all.
+    /// Returns the command that removes a lease record, by its key below the prefix of all leases.
     fn remove_record(&self, key: &str) -> String;
 
-    /// Writes the network configuration.
+    /// Returns the command that writes the network configuration.
     fn write_config(&self, text: &str) -> String;
 }

@@ -99,7 +99,7 @@ pub(super) const BRIDGE: Fault = Fault::warning(
      whose endpoint is on the same host",
 );
 
-/// Whether it is needed, kube-proxy's chains tell.
+/// Checks the bridge netfilter, which only kube-proxy needs.
 pub(in crate::doctor) fn bridge(facts: &Facts) -> Vec<Finding> {
     const SETTING: &str = "net/bridge/bridge-nf-call-iptables";
     let Some(bridge) = facts.pod_bridges().next().filter(|_| facts.firewall.has_kube_proxy) else {

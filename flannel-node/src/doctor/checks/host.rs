@@ -34,12 +34,12 @@ pub(super) const NOT_ROOT: Fault = Fault::warning(
 );
 
 pub(in crate::doctor) fn not_root(facts: &Facts) -> Vec<Finding> {
-    // Where that is the daemon's fault, too, it is told as the daemon's.
+    // If the daemon lacks the rights too, the capability check reports it.
     if facts.may_look || facts.may_change_network == Some(false) {
         return Vec::new();
     }
     let program = quoted(&facts.program.to_string_lossy());
-    let what = "doctor runs without CAP_NET_ADMIN and sees a part only";
+    let what = "doctor runs without CAP_NET_ADMIN and cannot see everything";
     vec![NOT_ROOT.found(what, Cure::run([format!("sudo {program} doctor")]))]
 }
 
@@ -63,7 +63,9 @@ pub(in crate::doctor) fn kernel(facts: &Facts) -> Vec<Finding> {
     };
     let mut found = Vec::new();
     if needs(KernelFeature::Vxlan) && kernel.has_vxlan == Some(false) {
-        found.push(KERNEL_VXLAN.found(format!("kernel {release} makes no VXLAN device"), module("vxlan")));
+        found.push(
+            KERNEL_VXLAN.found(format!("kernel {release} cannot create VXLAN devices"), module("vxlan")),
+        );
     }
     if let Some(why) = kernel.no_tun.as_ref().filter(|_| needs(KernelFeature::Tun)) {
         let make =
@@ -72,7 +74,7 @@ pub(in crate::doctor) fn kernel(facts: &Facts) -> Vec<Finding> {
     }
     // Who may not ask gets no answer either.
     if network.config.enable_nftables && !kernel.has_nftables && facts.may_look {
-        let what = format!("kernel {release} does not answer about nftables");
+        let what = format!("kernel {release} does not support nftables");
         found.push(KERNEL_NFTABLES.found(what, module("nf_tables")));
     }
     found
@@ -115,7 +117,7 @@ pub(in crate::doctor) fn port_taken(facts: &Facts) -> Vec<Finding> {
     let is_ours = |pid: u32| facts.own_daemon.as_ref().is_some_and(|daemon| daemon.pid == pid);
     let is_in_order = |socket: &&Socket| match &socket.owner {
         Some((pid, _)) => is_ours(*pid),
-        // The socket of a VXLAN device belongs to no process; a device that is in the way is told of by itself.
+        // The socket of a VXLAN device belongs to no process; `tunnel_taken` reports a conflicting device.
         None => facts.links.iter().filter_map(Link::vxlan).any(|vxlan| vxlan.port == socket.port),
     };
     let found = |socket: &Socket| {

@@ -15,7 +15,7 @@ pub(super) const STALE: Fault = Fault::warning(
     "packets to subnets that no host has, or that another host has now, take the wrong path",
 );
 
-/// One finding for what is to be put, and one for what is to go: a host that lacks one object often lacks thousands.
+/// Returns one finding for all missing objects and one for all stale ones, as they often come in thousands.
 pub(in crate::doctor) fn changes(facts: &Facts) -> Vec<Finding> {
     let of = |is_removal: bool| {
         let planned = facts.plan.iter().flat_map(|plan| &plan.changes);
@@ -40,7 +40,7 @@ pub(in crate::doctor) fn changes(facts: &Facts) -> Vec<Finding> {
     found
 }
 
-/// So many are named.
+/// The number of objects that a finding names.
 const NAMED: usize = 5;
 
 fn list<'c>(changes: impl Iterator<Item = &'c PlannedChange>) -> String {
@@ -58,7 +58,7 @@ pub(super) const PEER: Fault = Fault::warning(
     "peer-unusable",
     "this host cannot send to it; if the record is removed, a running host writes a valid one",
 );
-/// More would hide the rest.
+/// The largest number of findings; more would hide the other faults.
 const MOST: usize = 10;
 
 pub(in crate::doctor) fn peers(facts: &Facts) -> Vec<Finding> {
