@@ -45,4 +45,4 @@ pub use options::{FirewallMode, FirewallNetwork, FirewallOptions};
 pub use program::{ProgramError, is_installed};
 pub use report::{FirewallError, FirewallReport, FirewallStatus, RuleChange};
 pub use rules::{OverlayPrefixes, RuleOptions};
-pub use ruleset::{BlockingRule, Packet, PacketPath, RuleLocation, Ruleset, TransportProtocol};
+pub use ruleset::{BlockingRule, Packet, PacketPath, RuleLocation, Ruleset};

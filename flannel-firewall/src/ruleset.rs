@@ -11,6 +11,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use flannel_core::TransportProtocol;
 use flannel_netlink::{IpFamily, Namespace};
 
 use crate::iptables::listing::TableListing;
@@ -53,16 +54,6 @@ pub enum PacketPath {
     Forward,
     /// The host sends it.
     Output,
-}
-
-/// A transport protocol.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum TransportProtocol {
-    /// TCP; the packet opens a connection.
-    Tcp,
-    /// UDP.
-    Udp,
 }
 
 /// The source port of a packet: an ephemeral one (`net.ipv4.ip_local_port_range`).

@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use flannel_core::{NetworkConfig, SubnetKey};
+use flannel_core::{NetworkConfig, SubnetKey, TransportProtocol};
 use flannel_firewall::{
     BlackholeRoutes, Firewall, FirewallMode, FirewallNetwork, FirewallOptions, FirewallStatus,
-    OverlayPrefixes, Packet, PacketPath, RuleChange, RuleOptions, Ruleset, TransportProtocol,
+    OverlayPrefixes, Packet, PacketPath, RuleChange, RuleOptions, Ruleset,
 };
 use flannel_netlink::Namespace;
 use tokio::sync::watch;

@@ -2,7 +2,7 @@
 //!
 //! * [`Netlink`] reads objects, changes links, and [applies](Netlink::apply) thousands of writes in few system calls, with a
 //!   result for each.
-//! * [`Monitor`] receives notifications of changes, whoever makes them.
+//! * [`Monitor`] receives notifications of changes by any program.
 //! * [`Namespace`] is a network namespace; every socket belongs to one.
 //! * [`Nftables`] and [`NftMonitor`] read packet filters and receive their changes.
 //! * [`Tun`] opens a link whose packets a program reads and writes.

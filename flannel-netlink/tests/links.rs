@@ -4,7 +4,7 @@
     clippy::panic,
     clippy::wildcard_enum_match_arm,
     clippy::cloned_ref_to_slice_refs,
-    reason = "a step that fails, or an answer that nobody expects, is a failed test"
+    reason = "a failed step or an unexpected result fails the test"
 )]
 
 mod common;

@@ -4,7 +4,7 @@
     clippy::panic,
     clippy::wildcard_enum_match_arm,
     clippy::cloned_ref_to_slice_refs,
-    reason = "a step that fails, or an answer that nobody expects, is a failed test"
+    reason = "a failed step or an unexpected result fails the test"
 )]
 
 mod common;
@@ -181,7 +181,7 @@ fn own_routes_and_neighbours_are_filtered() {
     assert_eq!(gateways, [ip("10.5.3.0"), ip("10.5.3.0")]);
     assert!(
         seen.iter().any(|notification| matches!(notification, Notification::Address { .. })),
-        "addresses are told whoever changed them: {seen:?}"
+        "address changes are always announced: {seen:?}"
     );
 }
 

@@ -63,7 +63,7 @@ fn contents_differ_exactly_after_a_change() {
 
     nft(&namespace, "table ip6 ours { chain forward { drop; }; }; table ip others { }");
     let (after, now) = nftables.contents(&ours).unwrap();
-    assert!(after != generation && now == before, "somebody else's tables are others");
+    assert!(after != generation && now == before, "other tables do not matter");
     assert_eq!(after, nftables.generation().unwrap());
     for change in [
         "add rule ip ours more accept",

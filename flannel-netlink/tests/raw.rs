@@ -119,6 +119,6 @@ fn a_generic_family_answers_commands_and_refuses_unknown_ones_by_name() {
     let error = netlink.query("read link info of eth9", &ethtool, LINKINFO_GET, &device("eth9")).unwrap_err();
     assert!(error.is_not_found() && error.to_string().contains("read link info of eth9"), "{error}");
     assert_eq!(netlink.dump("features", &ethtool, FEATURES_GET, &[]).unwrap().len(), 2, "lo and cni0");
-    let error = netlink.execute("set what nobody knows", &ethtool, 250, &[]).unwrap_err();
+    let error = netlink.execute("execute an unknown command", &ethtool, 250, &[]).unwrap_err();
     assert_eq!(error.errno(), Some(libc::EOPNOTSUPP), "{error}");
 }

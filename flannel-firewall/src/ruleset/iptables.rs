@@ -1,6 +1,8 @@
 //! A packet's path through the chains of iptables. Pure.
 
-use super::{BlockingRule, Packet, PacketPath, RuleLocation, RuleMatch, SOURCE_PORT, TransportProtocol};
+use flannel_core::TransportProtocol;
+
+use super::{BlockingRule, Packet, PacketPath, RuleLocation, RuleMatch, SOURCE_PORT};
 use crate::chain_verdict::{ChainVerdict, MAX_DEPTH};
 use crate::iptables::listing::{ListedRule, TableListing};
 use crate::iptables::spec::RuleSpec;
@@ -197,6 +199,7 @@ fn protocol(value: &str, packet: &Packet) -> RuleMatch {
     let own: &[&str] = match packet.transport {
         TransportProtocol::Tcp => &["tcp", "6", "all", "0"],
         TransportProtocol::Udp => &["udp", "17", "all", "0"],
+        _ => return RuleMatch::Unknown,
     };
     RuleMatch::of(own.contains(&value))
 }

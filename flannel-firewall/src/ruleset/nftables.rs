@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use flannel_core::TransportProtocol;
 use flannel_netlink::IpFamily;
 use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::chain_verdict::{ChainVerdict, MAX_DEPTH};
 
-use super::{BlockingRule, Packet, PacketPath, RuleLocation, RuleMatch, SOURCE_PORT, TransportProtocol};
+use super::{BlockingRule, Packet, PacketPath, RuleLocation, RuleMatch, SOURCE_PORT};
 
 /// The family and name of a table, and the name of a chain, set or map in it.
 type ObjectName = (String, String, String);
@@ -340,6 +341,7 @@ fn transport(packet: &Packet) -> &'static [&'static str] {
     match packet.transport {
         TransportProtocol::Tcp => &["tcp"],
         TransportProtocol::Udp => &["udp"],
+        _ => &[],
     }
 }
 

@@ -1,8 +1,9 @@
 //! Evaluates rulesets that `nft` and iptables loaded into the kernel.
 
+use flannel_core::TransportProtocol;
 use flannel_netlink::Namespace;
 
-use super::super::{Packet, PacketPath, Ruleset, TransportProtocol};
+use super::super::{Packet, PacketPath, Ruleset};
 
 const FIREWALLD: &str = "
 table inet firewalld {

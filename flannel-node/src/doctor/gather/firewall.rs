@@ -2,10 +2,9 @@
 
 use std::net::IpAddr;
 
-use flannel_core::chain;
+use flannel_core::{TransportProtocol, chain};
 use flannel_firewall::{
-    FirewallError, FirewallNetwork, IptablesError, Packet, PacketPath, Ruleset, TransportProtocol,
-    missing_rules,
+    FirewallError, FirewallNetwork, IptablesError, Packet, PacketPath, Ruleset, missing_rules,
 };
 use flannel_netlink::Namespace;
 use ipnet::IpNet;
