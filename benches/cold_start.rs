@@ -88,7 +88,8 @@ fn spread(rounds: &[Round], pick: impl Fn(&Round) -> f64) -> Spread {
 
 /// Stores the figures for the page.
 fn keep(size: u32, rounds: &[Round]) {
-    let times: [(&str, fn(&Round) -> f64); 3] = [
+    type Pick = fn(&Round) -> f64;
+    let times: [(&str, Pick); 3] = [
         ("first start", |round| round.first * 1e3),
         ("restart", |round| round.restart * 1e3),
         ("list", |round| round.list * 1e3),
@@ -96,7 +97,7 @@ fn keep(size: u32, rounds: &[Round]) {
     for (name, pick) in times {
         figures::keep("cold_start", "time, ms", name, size, spread(rounds, pick));
     }
-    let memory: [(&str, fn(&Round) -> f64); 2] =
+    let memory: [(&str, Pick); 2] =
         [("resident", |round| round.memory.resident), ("peak", |round| round.memory.peak)];
     for (name, pick) in memory {
         figures::keep("cold_start", "memory, MiB", name, size, spread(rounds, pick));

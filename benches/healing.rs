@@ -74,70 +74,70 @@ fn main() {
 }
 
 /// A kind of damage to the first host; returns the time right before the system call that does it.
-type Fault = fn(&mut Victim) -> Instant;
+type Fault = fn(&mut DamagedHost) -> Instant;
 
 const VXLAN: [(&str, Fault); 13] = [
     ("no damage", |_| Instant::now()),
-    ("routes flushed", |victim| {
-        let routes = victim.routes();
-        victim.write(routes.into_iter().map(WriteRequest::DeleteRoute).collect())
+    ("routes flushed", |damaged| {
+        let routes = damaged.routes();
+        damaged.write(routes.into_iter().map(WriteRequest::DeleteRoute).collect())
     }),
-    ("permanent neighbours flushed", |victim| {
-        let neighbours = victim.neighbours();
-        victim.write(neighbours.into_iter().map(WriteRequest::DeleteNeighbour).collect())
+    ("permanent neighbours flushed", |damaged| {
+        let neighbours = damaged.neighbours();
+        damaged.write(neighbours.into_iter().map(WriteRequest::DeleteNeighbour).collect())
     }),
-    ("FDB entries deleted", |victim| {
-        let index = victim.index();
-        let entries = victim.netlink.fdb(index).unwrap();
-        victim.write(entries.into_iter().map(WriteRequest::DeleteFdb).collect())
+    ("FDB entries deleted", |damaged| {
+        let index = damaged.index();
+        let entries = damaged.netlink.fdb(index).unwrap();
+        damaged.write(entries.into_iter().map(WriteRequest::DeleteFdb).collect())
     }),
-    ("all three", |victim| {
-        let index = victim.index();
-        let mut writes: Vec<_> = victim.routes().into_iter().map(WriteRequest::DeleteRoute).collect();
-        writes.extend(victim.neighbours().into_iter().map(WriteRequest::DeleteNeighbour));
-        writes.extend(victim.netlink.fdb(index).unwrap().into_iter().map(WriteRequest::DeleteFdb));
-        victim.write(writes)
+    ("all three", |damaged| {
+        let index = damaged.index();
+        let mut writes: Vec<_> = damaged.routes().into_iter().map(WriteRequest::DeleteRoute).collect();
+        writes.extend(damaged.neighbours().into_iter().map(WriteRequest::DeleteNeighbour));
+        writes.extend(damaged.netlink.fdb(index).unwrap().into_iter().map(WriteRequest::DeleteFdb));
+        damaged.write(writes)
     }),
-    ("address removed", |victim| {
-        let index = victim.index();
-        let addresses = victim.netlink.addresses(index).unwrap().into_iter();
-        victim
+    ("address removed", |damaged| {
+        let index = damaged.index();
+        let addresses = damaged.netlink.addresses(index).unwrap().into_iter();
+        damaged
             .write(addresses.filter(|address| address.scope == 0).map(WriteRequest::DeleteAddress).collect())
     }),
-    ("device set down", |victim| victim.change(LinkChange { up: Some(false), ..LinkChange::default() })),
-    ("MTU changed", |victim| victim.change(LinkChange { mtu: Some(1300), ..LinkChange::default() })),
-    ("MAC changed", |victim| {
+    ("device set down", |damaged| damaged.change(LinkChange { up: Some(false), ..LinkChange::default() })),
+    ("MTU changed", |damaged| damaged.change(LinkChange { mtu: Some(1300), ..LinkChange::default() })),
+    ("MAC changed", |damaged| {
         let mac = Some(Mac([0x0e, 0xee, 0, 0, 0, 1]));
-        victim.change(LinkChange { mac, ..LinkChange::default() })
+        damaged.change(LinkChange { mac, ..LinkChange::default() })
     }),
-    ("device deleted", |victim| {
-        let (index, now) = (victim.index(), Instant::now());
-        victim.netlink.delete_link(index).unwrap();
+    ("device deleted", |damaged| {
+        let (index, now) = (damaged.index(), Instant::now());
+        damaged.netlink.delete_link(index).unwrap();
         now
     }),
-    ("device deleted, and a bridge of its name made", |victim| {
-        let (index, now) = (victim.index(), Instant::now());
-        victim.netlink.delete_link(index).unwrap();
+    ("device deleted, and a bridge of its name made", |damaged| {
+        let (index, now) = (damaged.index(), Instant::now());
+        damaged.netlink.delete_link(index).unwrap();
         // The backend may have been faster.
-        let _ = victim.netlink.create_link(&NewLink::new(victim.device, NewLinkKind::Bridge));
+        let _ = damaged.netlink.create_link(&NewLink::new(damaged.device, NewLinkKind::Bridge));
         now
     }),
-    ("external interface down and at once up", |victim| victim.bounce(Duration::ZERO)),
-    ("external interface down for 300 ms", |victim| victim.bounce(Duration::from_millis(300))),
+    ("external interface down and at once up", |damaged| damaged.bounce(Duration::ZERO)),
+    ("external interface down for 300 ms", |damaged| damaged.bounce(Duration::from_millis(300))),
 ];
 
 const DIRECT: [(&str, Fault); 4] = [
     ("no damage", |_| Instant::now()),
-    ("direct routes flushed", |victim| {
-        let routes = victim.direct_routes();
-        victim.write(routes.into_iter().map(WriteRequest::DeleteRoute).collect())
+    ("direct routes flushed", |damaged| {
+        let routes = damaged.direct_routes();
+        damaged.write(routes.into_iter().map(WriteRequest::DeleteRoute).collect())
     }),
-    ("external interface down and at once up", |victim| victim.bounce(Duration::ZERO)),
-    ("external interface down for 300 ms", |victim| victim.bounce(Duration::from_millis(300))),
+    ("external interface down and at once up", |damaged| damaged.bounce(Duration::ZERO)),
+    ("external interface down for 300 ms", |damaged| damaged.bounce(Duration::from_millis(300))),
 ];
 
 /// The host that is damaged.
-struct Victim {
+struct DamagedHost {
     netlink: Netlink,
     device: &'static str,
     family: IpFamily,
@@ -145,7 +145,7 @@ struct Victim {
     down_for: Duration,
 }
 
-impl Victim {
+impl DamagedHost {
     fn index(&mut self) -> u32 {
         self.netlink.link(self.device).unwrap().unwrap().index
     }
@@ -218,7 +218,7 @@ impl Victim {
 
 /// Three hosts with a network, and a pod on each of the first two.
 struct Site {
-    victim: Victim,
+    damaged: DamagedHost,
     /// The first host's objects before any damage.
     right: OverlayState,
     pods: [Pod; 2],
@@ -258,11 +258,11 @@ impl Site {
         });
         let device = if family == IpFamily::V4 { "flannel.1" } else { "flannel-v6.1" };
         let netlink = Netlink::open_in(&lab.hosts[0].namespace).unwrap();
-        let mut victim = Victim { netlink, device, family, down_for: Duration::ZERO };
-        let right = victim.state();
+        let mut damaged = DamagedHost { netlink, device, family, down_for: Duration::ZERO };
+        let right = damaged.state();
         assert_eq!(right.routes.len(), HOSTS - 1);
         let to = pods[1].addresses[0];
-        Self { victim, right, pods, to, _members: members, _lab: lab }
+        Self { damaged, right, pods, to, _members: members, _lab: lab }
     }
 
     /// One run.
@@ -271,21 +271,21 @@ impl Site {
         let from = &self.pods[0].namespace;
         let ping = RunningPing::start(from, self.to, Duration::from_millis(1), &options).unwrap();
         ping.wait_for_replies(ANSWERS, LIMIT).unwrap();
-        self.victim.down_for = Duration::ZERO;
-        let begun = fault(&mut self.victim);
+        self.damaged.down_for = Duration::ZERO;
+        let begun = fault(&mut self.damaged);
         let kernel = self.time_to_heal(begun);
         ping.wait_for_replies(ANSWERS, LIMIT).unwrap();
         // Waits for the last notifications, which must not undo anything.
         std::thread::sleep(Duration::from_millis(100));
         self.time_to_heal(begun);
         let report = ping.stop();
-        Run { kernel, silence: report.longest_gap.saturating_sub(self.victim.down_for) }
+        Run { kernel, silence: report.longest_gap.saturating_sub(self.damaged.down_for) }
     }
 
     fn time_to_heal(&mut self, begun: Instant) -> Duration {
-        let Self { victim, right, .. } = self;
+        let Self { damaged, right, .. } = self;
         loop {
-            let state = victim.state();
+            let state = damaged.state();
             let time = begun.elapsed();
             if state == *right {
                 return time;

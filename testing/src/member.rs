@@ -25,14 +25,14 @@ impl Member {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (network, task) = Network::new(options);
         let (abandon, abandoned) = oneshot::channel();
-        let life = async {
+        let running = async {
             tokio::select! {
                 biased;
                 _ = abandoned => Ok(()),
                 ended = task.run() => ended,
             }
         };
-        let work = move || runtime.block_on(life);
+        let work = move || runtime.block_on(running);
         let thread = std::thread::Builder::new().name("network".to_owned()).spawn(work)?;
         Ok(Self { network: Some(network), abandon: Some(abandon), thread: Some(thread) })
     }

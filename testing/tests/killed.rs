@@ -65,12 +65,12 @@ impl Kernel {
 }
 
 /// A table of a process that dies after a number of writes to all its tables.
-struct Mortal {
+struct CrashingTable {
     table: FakeTable<u8, u8>,
-    life: Rc<Cell<usize>>,
+    writes_left: Rc<Cell<usize>>,
 }
 
-impl Table for Mortal {
+impl Table for CrashingTable {
     type Key = u8;
     type Value = u8;
 
@@ -84,8 +84,8 @@ impl Table for Mortal {
 
     fn apply(&mut self, changes: &[Change<u8, u8>]) -> Vec<Result<(), BoxError>> {
         let mut one = |change: &Change<u8, u8>| {
-            let left = self.life.get().checked_sub(1).ok_or("the process is dead")?;
-            self.life.set(left);
+            let left = self.writes_left.get().checked_sub(1).ok_or("the process is dead")?;
+            self.writes_left.set(left);
             self.table.apply(std::slice::from_ref(change)).remove(0)
         };
         changes.iter().map(&mut one).collect()
@@ -93,15 +93,15 @@ impl Table for Mortal {
 }
 
 struct Process {
-    entries: Reconciler<Mortal>,
-    neighbours: Reconciler<Mortal>,
-    routes: Reconciler<Mortal>,
+    entries: Reconciler<CrashingTable>,
+    neighbours: Reconciler<CrashingTable>,
+    routes: Reconciler<CrashingTable>,
 }
 
 impl Process {
-    fn start(kernel: &Kernel, life: &Rc<Cell<usize>>) -> Self {
+    fn start(kernel: &Kernel, writes_left: &Rc<Cell<usize>>) -> Self {
         let open = |table: &FakeTable<u8, u8>| {
-            Reconciler::new(Mortal { table: table.clone(), life: Rc::clone(life) })
+            Reconciler::new(CrashingTable { table: table.clone(), writes_left: Rc::clone(writes_left) })
         };
         Self {
             entries: open(&kernel.entries),
@@ -146,8 +146,8 @@ fn script() -> Vec<(Peers, bool)> {
 /// Runs until the writes are used up or the script ends; returns the step in which the process died, and the peers of
 /// that step.
 fn live(kernel: &Kernel, writes: usize) -> Option<(Peers, bool)> {
-    let life = Rc::new(Cell::new(writes));
-    let mut process = Process::start(kernel, &life);
+    let writes_left = Rc::new(Cell::new(writes));
+    let mut process = Process::start(kernel, &writes_left);
     let mut now = Instant::now();
     for (peers, complete) in script() {
         let report = process.pass(&peers, complete, now);

@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 fn dropped_handles_leave_nothing() {
     // The thread that starts programs stays, so it has to exist before the count.
     use_everything();
-    let before = Traces::now();
+    let before = Leftovers::now();
     for _ in 0..3 {
         let switch = use_everything();
         // The hosts' namespaces end with their links to the switch.
@@ -30,7 +30,7 @@ fn dropped_handles_leave_nothing() {
         eventually(LIMIT, ports).unwrap();
     }
     let same = || {
-        let now = Traces::now();
+        let now = Leftovers::now();
         if now == before { Ok(()) } else { Err(format!("{now:#?} instead of {before:#?}")) }
     };
     eventually(LIMIT, same).unwrap();
@@ -56,7 +56,7 @@ fn use_everything() -> Namespace {
 
 /// Everything that this process could leave behind.
 #[derive(Debug, Eq, PartialEq)]
-struct Traces {
+struct Leftovers {
     links: Vec<String>,
     threads: usize,
     descriptors: usize,
@@ -64,7 +64,7 @@ struct Traces {
     names: BTreeSet<String>,
 }
 
-impl Traces {
+impl Leftovers {
     fn now() -> Self {
         let links = Netlink::open().unwrap().links().unwrap();
         let threads: Vec<_> = fs::read_dir("/proc/self/task").unwrap().flatten().collect();

@@ -115,8 +115,8 @@ fn the_programs_of_a_killed_process_end_with_it() {
     assert!(Path::new(&program).exists());
     victim.kill().unwrap();
     // Without a reaper it may stay as a zombie, which has no command line.
-    let lives = || std::fs::read(format!("{program}/cmdline")).is_ok_and(|line| !line.is_empty());
-    eventually(LIMIT, || !lives()).unwrap();
+    let is_running = || std::fs::read(format!("{program}/cmdline")).is_ok_and(|line| !line.is_empty());
+    eventually(LIMIT, || !is_running()).unwrap();
 }
 
 /// Starts a shell that runs `script` in the caller's namespace.

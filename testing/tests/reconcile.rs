@@ -11,30 +11,30 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
 type Kernel = FakeTable<u8, u8>;
-type Wanted = BTreeMap<u8, u8>;
+type Desired = BTreeMap<u8, u8>;
 
 /// An engine on a kernel, and its clock.
 struct Run {
     kernel: Kernel,
     engine: Reconciler<Kernel>,
-    wanted: Wanted,
+    desired: Desired,
     now: Instant,
 }
 
 impl Run {
-    fn new(kernel: &Kernel, wanted: &Wanted) -> Self {
+    fn new(kernel: &Kernel, desired: &Desired) -> Self {
         let mut engine = Reconciler::new(kernel.clone());
-        engine.tracker.set_all_desired(wanted.clone().into_iter().collect());
-        Self { kernel: kernel.clone(), engine, wanted: wanted.clone(), now: Instant::now() }
+        engine.tracker.set_all_desired(desired.clone().into_iter().collect());
+        Self { kernel: kernel.clone(), engine, desired: desired.clone(), now: Instant::now() }
     }
 
     fn want(&mut self, key: u8, value: u8) {
-        self.wanted.insert(key, value);
+        self.desired.insert(key, value);
         self.engine.tracker.set_desired(key, value);
     }
 
     fn forget(&mut self, key: u8) {
-        self.wanted.remove(&key);
+        self.desired.remove(&key);
         self.engine.tracker.unset_desired(&key);
     }
 
@@ -52,7 +52,7 @@ impl Run {
     fn removes_nothing_that_is_right(&self) {
         for change in self.kernel.take_writes() {
             if let Change::Drop { key, value } = change {
-                assert_ne!(self.wanted.get(&key), Some(&value), "{key} was right");
+                assert_ne!(self.desired.get(&key), Some(&value), "{key} was right");
             }
         }
     }
@@ -74,7 +74,7 @@ impl Run {
     /// Asserts that the kernel holds what removing everything and adding the desired objects gives.
     fn is_as_if_made_anew(&mut self) {
         let anew: BTreeMap<u8, Vec<u8>> =
-            self.wanted.iter().map(|(key, value)| (*key, vec![*value])).collect();
+            self.desired.iter().map(|(key, value)| (*key, vec![*value])).collect();
         assert_eq!(self.kernel.objects(), anew);
         self.later(Duration::from_secs(60));
         self.engine.tracker.mark_stale();
@@ -86,7 +86,7 @@ impl Run {
 enum Step {
     Want(u8, u8),
     Forget(u8),
-    Exactly(Wanted),
+    Exactly(Desired),
     /// Changes the kernel, with or without a notification.
     Foreign(u8, Vec<u8>, bool),
     FailWrites(u8, usize),
@@ -106,7 +106,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (KEYS, VALUES).prop_map(|(key, value)| Step::Want(key, value)),
         2 => KEYS.prop_map(Step::Forget),
-        1 => wanted().prop_map(Step::Exactly),
+        1 => desired().prop_map(Step::Exactly),
         3 => (KEYS, vec(VALUES, 0..3), any::<bool>()).prop_map(|(key, values, seen)| Step::Foreign(key, values, seen)),
         2 => (KEYS, 1..4_usize).prop_map(|(key, times)| Step::FailWrites(key, times)),
         1 => (1..3_usize).prop_map(Step::FailReads),
@@ -118,7 +118,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn wanted() -> impl Strategy<Value = Wanted> {
+fn desired() -> impl Strategy<Value = Desired> {
     btree_map(KEYS, VALUES, 0..5)
 }
 
@@ -141,14 +141,14 @@ proptest! {
     #[test]
     fn the_kernel_converges_after_the_faults_end(leftovers in leftovers(), steps in vec(step(), 0..40)) {
         let kernel = kernel(&leftovers);
-        let mut run = Run::new(&kernel, &Wanted::new());
+        let mut run = Run::new(&kernel, &Desired::new());
         for step in steps {
             match step {
                 Step::Want(key, value) => run.want(key, value),
                 Step::Forget(key) => run.forget(key),
-                Step::Exactly(wanted) => {
-                    run.wanted = wanted.clone();
-                    run.engine.tracker.set_all_desired(wanted.into_iter().collect());
+                Step::Exactly(desired) => {
+                    run.desired = desired.clone();
+                    run.engine.tracker.set_all_desired(desired.into_iter().collect());
                 }
                 Step::Foreign(key, values, seen) => {
                     kernel.set(key, values);
@@ -163,7 +163,7 @@ proptest! {
                 Step::Heal => kernel.heal(),
                 Step::Pass => drop(run.pass()),
                 Step::Wait(ms) => run.later(Duration::from_millis(ms)),
-                Step::Restart => run = Run::new(&kernel, &run.wanted),
+                Step::Restart => run = Run::new(&kernel, &run.desired),
             }
         }
         run.settle();
@@ -171,18 +171,18 @@ proptest! {
     }
 
     #[test]
-    fn after_a_kill_at_any_write_the_next_process_converges(leftovers in leftovers(), wanted in wanted()) {
+    fn after_a_kill_at_any_write_the_next_process_converges(leftovers in leftovers(), desired in desired()) {
         let writes = {
             let kernel = kernel(&leftovers);
-            let report = Run::new(&kernel, &wanted).pass();
+            let report = Run::new(&kernel, &desired).pass();
             report.written + report.removed
         };
         for killed_after in 0..=writes {
             let kernel = kernel(&leftovers);
             kernel.stop_after(killed_after);
-            Run::new(&kernel, &wanted).pass();
+            Run::new(&kernel, &desired).pass();
             kernel.heal();
-            let mut next = Run::new(&kernel, &wanted);
+            let mut next = Run::new(&kernel, &desired);
             let report = next.pass();
             prop_assert_eq!(report.written + report.removed, writes - killed_after, "no write must be repeated");
             next.is_as_if_made_anew();
@@ -190,17 +190,17 @@ proptest! {
     }
 
     #[test]
-    fn a_failed_object_does_not_delay_others(leftovers in leftovers(), wanted in wanted(), failing in KEYS) {
+    fn a_failed_object_does_not_delay_others(leftovers in leftovers(), desired in desired(), failing in KEYS) {
         let kernel = kernel(&leftovers);
         kernel.fail_writes(failing, usize::MAX);
-        let mut run = Run::new(&kernel, &wanted);
+        let mut run = Run::new(&kernel, &desired);
         let report = run.pass();
         for key in KEYS.filter(|key| *key != failing) {
-            let right: Vec<u8> = wanted.get(&key).copied().into_iter().collect();
+            let right: Vec<u8> = desired.get(&key).copied().into_iter().collect();
             prop_assert_eq!(kernel.objects().remove(&key).unwrap_or_default(), right);
         }
         prop_assert!(report.failed.len() <= 1);
-        let is_wrong = kernel.objects().get(&failing).cloned() != wanted.get(&failing).map(|value| vec![*value]);
+        let is_wrong = kernel.objects().get(&failing).cloned() != desired.get(&failing).map(|value| vec![*value]);
         prop_assert_eq!(!report.failed.is_empty(), is_wrong, "the report must list a failure exactly if there is one");
         prop_assert_eq!(report.retry_in.is_some(), is_wrong, "the report must set retry_in exactly if there is a failure");
         prop_assert!(report.retry_in.is_none_or(|pause| pause >= Duration::from_millis(50)), "a retry must be delayed");
@@ -209,10 +209,10 @@ proptest! {
     }
 
     #[test]
-    fn a_pass_before_the_retry_time_writes_nothing(wanted in wanted(), leftovers in leftovers(), failing in KEYS) {
+    fn a_pass_before_the_retry_time_writes_nothing(desired in desired(), leftovers in leftovers(), failing in KEYS) {
         let kernel = kernel(&leftovers);
         kernel.fail_writes(failing, usize::MAX);
-        let mut run = Run::new(&kernel, &wanted);
+        let mut run = Run::new(&kernel, &desired);
         let mut pause = Duration::ZERO;
         for _ in 0..12 {
             let Some(next) = run.pass().retry_in else { break };
@@ -226,14 +226,14 @@ proptest! {
     }
 
     #[test]
-    fn drifted_objects_are_counted(wanted in wanted(), key in KEYS, values in vec(VALUES, 0..2)) {
+    fn drifted_objects_are_counted(desired in desired(), key in KEYS, values in vec(VALUES, 0..2)) {
         let kernel = Kernel::new();
-        let mut run = Run::new(&kernel, &wanted);
+        let mut run = Run::new(&kernel, &desired);
         run.pass();
         let before = kernel.objects();
         kernel.set(key, values);
         run.engine.tracker.mark_stale();
-        let changed = usize::from(kernel.objects() != before && wanted.contains_key(&key));
+        let changed = usize::from(kernel.objects() != before && desired.contains_key(&key));
         prop_assert_eq!(run.pass().drifted, changed);
         run.is_as_if_made_anew();
     }
@@ -254,7 +254,7 @@ fn an_unreadable_table_is_written_from_the_last_known_state_and_read_again_soon(
 #[test]
 fn a_pass_over_a_current_table_reads_nothing() {
     let kernel = Kernel::new();
-    let mut run = Run::new(&kernel, &Wanted::new());
+    let mut run = Run::new(&kernel, &Desired::new());
     for value in 0..10 {
         run.want(1, value);
         run.pass();
