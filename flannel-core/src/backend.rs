@@ -27,7 +27,7 @@ use crate::report::SyncReport;
 /// 1. **Level-triggered.** After `sync` the host matches exactly these peers, whatever its state was before, except for
 ///    the failures in the report. `wait_for_drift` detects changes made by others, and the next `sync` repairs them.
 /// 2. **Idempotent.** A `sync` that finds everything in order writes nothing, even after a restart. A backend that can't
-///    read its objects back, or whose objects end with the process, says so in its docs and creates them again.
+///    read its objects back, or whose objects end with the process, documents it and creates them again.
 /// 3. **Dirty peers are a hint.** `Dirty::All` is always correct and makes the backend compare the whole host; any other
 ///    value names each peer that changed since the last call.
 /// 4. **No early removal.** While the peers are incomplete the backend removes nothing that could still be right.

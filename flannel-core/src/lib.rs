@@ -20,6 +20,7 @@ mod allocate;
 mod backend;
 mod backoff;
 mod config;
+mod config_reader;
 mod damping;
 mod descriptor;
 mod descriptor_store;

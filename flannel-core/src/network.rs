@@ -71,7 +71,6 @@ impl std::fmt::Debug for Network {
 
 impl Network {
     /// Creates a network. Nothing happens until the task runs.
-    #[must_use]
     pub fn new(options: NetworkOptions) -> (Self, NetworkTask) {
         let (running_sender, running) = watch::channel(None);
         let (progress_sender, progress) = watch::channel(Progress::default());

@@ -22,9 +22,9 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-use self::config::ConfigReader;
 use crate::backend::{Backend, BackendError, OpenRequest, SyncRequest};
 use crate::config::NetworkConfig;
+use crate::config_reader::ConfigReader;
 use crate::damping::Damping;
 use crate::event::{NetworkEvent, Phase};
 use crate::external::ExternalUpdate;

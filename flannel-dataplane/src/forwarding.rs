@@ -2,7 +2,7 @@
 //!
 //! Enabling forwarding is the host's decision, usually made by the container runtime; in IPv6 it also changes how the
 //! host treats router advertisements. So where forwarding is off, a warning is logged and nothing else happens. But when
-//! forwarding was on and somebody disables it, all pods of the host become unreachable, and it is enabled again.
+//! forwarding was on and is then disabled, all pods of the host become unreachable, and it is enabled again.
 
 use flannel_core::{ObjectFailure, SyncReport};
 use flannel_netlink::{IpFamily, Namespace, Notification};

@@ -66,34 +66,7 @@ pub enum AgentCommand {
 /// Runs a network on this host with everything around it: once the network carries traffic, the agent writes the firewall
 /// rules, then the subnet file, and then notifies the service manager; whenever the network changes, it does so again.
 ///
-/// ```no_run
-/// use std::net::SocketAddr;
-///
-/// use flannel_backend_vxlan::OpenVxlan;
-/// use flannel_core::NetworkOptions;
-/// use flannel_firewall::{FirewallOptions, RuleOptions};
-/// use flannel_netlink::Namespace;
-/// use flannel_node::{AgentOptions, BackendRegistry, MeshOptions, NodeAgent};
-/// use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
-///
-/// # async fn run(shutdown: impl Future<Output = ()>) -> Result<(), Box<dyn std::error::Error>> {
-/// let namespace = Namespace::current()?;
-/// let backends = BackendRegistry::new().with(OpenVxlan::new(namespace.clone()));
-/// let external = flannel_backend_vxlan::external_interface(&namespace, "eth0")?;
-/// let manager = RegistryLeaseManager::new(MemoryRegistry::new());
-///
-/// let mut options = AgentOptions::default();
-/// options.subnet_file = Some("/run/flannel/subnet.env".into());
-/// options.firewall = Some(FirewallOptions::new(RuleOptions::default().with_masquerade(true)));
-/// options.observe.health = Some(SocketAddr::from(([0, 0, 0, 0], 8090)));
-/// options.mesh = Some(MeshOptions::default());
-///
-/// let network = NetworkOptions::new(manager, backends.clone(), external);
-/// let agent = NodeAgent::new(namespace, network, backends, options);
-/// agent.run_until(shutdown).await?;
-/// # Ok(())
-/// # }
-/// ```
+/// The [crate's documentation](crate) has an example.
 #[derive(Debug)]
 pub struct NodeAgent {
     network: Network,

@@ -80,8 +80,8 @@ impl NetworkSnapshot {
                 let source = PlanSource::Cache { file, reason };
                 Ok(Self { source, config, leases: peers, own: Some(own) })
             }
-            Ok(None) => Err(nothing(&format!("nothing is remembered in {}", file.display()))),
-            Err(error) => Err(nothing(&format!("{} cannot be used: {error}", file.display()))),
+            Ok(None) => Err(nothing(&format!("the cache {} does not exist", file.display()))),
+            Err(error) => Err(nothing(&format!("the cache {} cannot be used: {error}", file.display()))),
         }
     }
 
@@ -103,7 +103,7 @@ pub fn host_plan(
     external: &ExternalInterface,
     own: &Lease,
 ) -> Result<HostPlan, BackendError> {
-    // What is remembered is no reason to remove anything.
+    // A cache is no reason to remove anything.
     let peers = peers(network.leases, own, matches!(network.source, PlanSource::Registry { .. }));
     let request = PlanRequest::new(&network.config, external, own, &peers);
     let Plan { changes, unreachable, .. } = backends.plan(request)?;
@@ -114,7 +114,7 @@ pub fn host_plan(
     Ok(HostPlan { source: network.source, subnets: own.subnet, peers: peers.len(), changes, unreachable })
 }
 
-/// All others who have a lease; complete if nobody may be missing.
+/// Returns the peers of a host. Incomplete ones are no reason to remove anything.
 pub(crate) fn peers(
     leases: impl IntoIterator<Item = Arc<Lease>>,
     own: &Lease,

@@ -2,14 +2,15 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | `packet` | writes and reads questions and answers (pure) |
-//! | `path` | decides what to ask next on one path: answers, losses, the path MTU (pure) |
-//! | `verdict` | states in one line what the paths to a peer mean (pure) |
-//! | `order` | decides whose turn it is, within a budget (pure) |
-//! | `history` | remembers a peer from turn to turn (pure) |
-//! | `site` | knows who is to be probed, from where |
-//! | `wire` | sends and hears, and answers peers |
-//! | `mesh` | probes in the background |
+//! | `packet` | encodes and decodes probes |
+//! | `path` | decides the next probe on a path: losses, round trips, path MTU |
+//! | `verdict` | judges a peer by its paths, in one line |
+//! | `order` | schedules the peers within a budget |
+//! | `history` | aggregates the probes of a peer |
+//! | `site` | this host and its peers |
+//! | `wire` | the sockets, and the responder |
+//! | `mesh` | the background probes |
+//! | `results` | their results, and their part of the status |
 
 mod history;
 mod mesh;
@@ -38,13 +39,13 @@ pub use verdict::{ProbeContext, judge, weight};
 use site::Thoroughness;
 use wire::ProbeSockets;
 
-/// So many peers are probed at once, so that a network of thousands floods nobody.
+/// The maximum number of peers that are probed at once, so that a large network is not flooded.
 const AT_ONCE: usize = 64;
 
-/// The time between two questions on a path.
+/// The pause between two probes on a path.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What probes found of a peer.
+/// The result of probing a peer.
 #[derive(Clone, Debug, Serialize)]
 pub struct ProbedPeer {
     /// Its subnets.
@@ -53,14 +54,14 @@ pub struct ProbedPeer {
     /// Its public addresses.
     #[serde(rename = "public_addresses")]
     pub public: PublicAddrs,
-    /// What was found.
+    /// The verdict and the measurements.
     #[serde(flatten)]
     pub probe: PeerProbe,
 }
 
 impl Site {
-    /// Probes all peers once, with `count` small questions on each path and the path MTU; `port` is that of all
-    /// responders.
+    /// Probes all peers once: sends `count` small probes on each path, and measures the path MTU. `port` is the UDP port of
+    /// all responders.
     pub async fn probe(&self, count: u32, port: u16) -> Vec<ProbedPeer> {
         let Self { own, peers } = self;
         let wire = ProbeSockets::open(own, port);
@@ -75,7 +76,7 @@ impl Site {
         });
         let probed = probed.buffered(AT_ONCE).collect::<Vec<_>>();
         tokio::select! {
-            // First what was heard: see `mesh`.
+            // Answers first, as in `mesh`.
             biased;
             never = wire.listen() => match never {},
             peers = probed => peers,

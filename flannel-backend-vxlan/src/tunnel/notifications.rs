@@ -107,7 +107,7 @@ impl Tunnel {
     fn handle_fdb(&mut self, entry: &FdbEntry, removed: bool) -> Option<String> {
         let desired = self.fdb.tracker.desired(&entry.mac);
         let destination = entry.destination.filter(|_| entry.is_permanent());
-        // A MAC address may have several destinations; the removal of another one than the desired is no drift.
+        // A MAC address may have several destinations; only the removal of the desired one is drift.
         let is_desired = desired == destination.as_ref();
         let differs = if removed { desired.is_some() && is_desired } else { !is_desired };
         let differs = entry.index == self.device.index && entry.bridge.is_none() && differs;

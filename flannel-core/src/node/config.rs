@@ -9,79 +9,17 @@
 
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
-use futures::stream::{BoxStream, Fuse};
-use futures::{FutureExt, StreamExt};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Node, until};
+use super::Node;
 use crate::backend::{BackendError, OpenRequest};
 use crate::config::NetworkConfig;
+use crate::config_reader::{ConfigReader, ReadConfig};
 use crate::event::NetworkEvent;
-use crate::manager::{LeaseManager, ManagerError};
+use crate::manager::ManagerError;
 use crate::peers::Dirty;
 use crate::registry::RegistryError;
 use crate::subnet::SubnetKey;
-
-/// The result of reading the configuration.
-type ReadConfig = Result<NetworkConfig, ManagerError>;
-
-/// Reads the configuration whenever it may have changed.
-pub(super) struct ConfigReader {
-    manager: Arc<dyn LeaseManager>,
-    changes: Fuse<BoxStream<'static, ()>>,
-    reloads: watch::Receiver<u64>,
-    /// The time of the retry after a failure.
-    retry_at: Option<Instant>,
-    failures: u32,
-    reading: Option<BoxFuture<'static, ReadConfig>>,
-    /// The last reload that the current read answers, and that the last completed one answered.
-    answers: u64,
-    answered: u64,
-}
-
-impl ConfigReader {
-    /// Subscribes to changes from now on.
-    pub(super) fn new(manager: &Arc<dyn LeaseManager>, reloads: watch::Receiver<u64>) -> Self {
-        Self {
-            changes: manager.config_changes().fuse(),
-            manager: Arc::clone(manager),
-            reloads,
-            retry_at: None,
-            failures: 0,
-            reading: None,
-            answers: 0,
-            answered: 0,
-        }
-    }
-
-    /// Waits for a reason to read the configuration, and reads it. Also returns whether a reload requested it. Cancel safe.
-    pub(super) async fn next(&mut self) -> (ReadConfig, bool) {
-        if self.reading.is_none() {
-            tokio::select! {
-                biased;
-                Ok(()) = self.reloads.changed() => self.failures = 0,
-                Some(()) = self.changes.next() => self.failures = 0,
-                () = until(self.retry_at.map(Instant::into_std)) => {}
-            }
-            self.retry_at = None;
-            self.answers = *self.reloads.borrow_and_update();
-        }
-        let manager = Arc::clone(&self.manager);
-        let reading = self.reading.get_or_insert_with(|| async move { manager.config().await }.boxed());
-        let read = reading.await;
-        self.reading = None;
-        let was_requested = self.answers > self.answered;
-        self.answered = self.answers;
-        (read, was_requested)
-    }
-
-    /// Returns the number of reloads that are complete.
-    pub(super) fn reloaded(&self) -> u64 {
-        self.answered
-    }
-}
 
 impl Node {
     /// Handles the result of a read. Returns the configuration if the network applied it.
@@ -151,9 +89,8 @@ impl Node {
     }
 
     fn retry_read(&mut self, reader: &mut ConfigReader) {
-        let delay = self.options.retry.delay(reader.failures, self.random.f64());
-        reader.failures = reader.failures.saturating_add(1);
-        reader.retry_at = Some(Instant::now() + delay);
+        let delay = self.options.retry.delay(reader.failures(), self.random.f64());
+        reader.retry_at(Instant::now() + delay);
     }
 
     /// Reports once why a configuration isn't applied.

@@ -41,7 +41,7 @@ pub enum ConditionName {
     Stalled,
     /// The firewall rules of the network aren't in place, and will be retried.
     FirewallFailed,
-    /// The file that tells the container runtime its subnet can't be written.
+    /// The file with the subnet for the container runtime can't be written.
     SubnetFileFailed,
     /// The registry doesn't respond; traffic continues with the known state.
     RegistryUnavailable,

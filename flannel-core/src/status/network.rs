@@ -69,7 +69,7 @@ impl NetworkStatus {
     pub const PAST_ERRORS: usize = 32;
 
     /// Returns true if containers may start here: the network became ready, and no condition
-    /// [prevents it](ConditionName::is_against_readiness).
+    /// [prevents it](crate::ConditionName::is_against_readiness).
     ///
     /// An unavailable registry doesn't: traffic continues with the known state, and taking hosts out of service would turn a
     /// degraded state into an outage.

@@ -76,7 +76,7 @@ pub async fn read(
     Ok(facts)
 }
 
-/// What time this host takes it to be: doctor compares it with etcd's, and judges certificates by it as TLS does.
+/// Returns the time of this host, to compare it with the registry's and with the dates of certificates.
 #[expect(
     clippy::disallowed_methods,
     reason = "this is the program, and it is the wall clock that is looked at"
@@ -146,7 +146,7 @@ fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, flannel_netlink::Error> {
     Ok(routes)
 }
 
-/// Chooses the interface as the daemon does.
+/// Selects the interface as the agent does.
 fn external(
     options: &AgentProfile,
     registry: &RegistryFacts,

@@ -1,4 +1,4 @@
-//! What the background mesh remembers of a peer from turn to turn. Pure.
+//! The aggregated measurements of a peer.
 
 use std::time::{Duration, Instant};
 
@@ -7,13 +7,13 @@ use flannel_core::{PeerProbe, ProbeMeans, ProbeSide, ProbedPath};
 use super::path::{PathMeasurement, ProbePlan};
 use super::verdict::{ProbeContext, judge};
 
-/// So many of the last questions count as the loss of a path.
+/// The number of recent probes that the loss of a path is computed from.
 const WINDOW: u32 = 32;
 
-/// The size of a path is measured in the first turn, and in one of so many after it.
+/// The path MTU is measured in the first turn and in every turn of this number after it.
 const SIZES_EVERY: u32 = 10;
 
-/// What is known of a peer.
+/// The measurements of a peer over time.
 #[derive(Clone, Debug)]
 pub struct History {
     paths: Vec<PathHistory>,
@@ -25,7 +25,7 @@ pub struct History {
 #[derive(Clone, Debug)]
 struct PathHistory {
     shown: ProbedPath,
-    /// The last questions, the newest in the lowest bit: set if one was lost.
+    /// The recent probes, the newest in the lowest bit; a bit is set if the probe was lost.
     lost: u32,
 }
 
@@ -34,13 +34,12 @@ impl History {
         Self { paths: Vec::new(), turns: 0, last: None, probe: PeerProbe::default() }
     }
 
-    /// Tells whether sizes are to be measured in the next turn.
+    /// Returns whether the next turn measures the path MTU.
     pub(super) fn wants_sizes(&self) -> bool {
         self.turns.is_multiple_of(SIZES_EVERY)
     }
 
-    /// Leaves those means out of a plan that a peer did not hear the last time, as long as it hears another one; now and
-    /// then all are tried again.
+    /// Restricts a plan to the means that the peer answered last. Turns that measure the path MTU try all means.
     pub(super) fn narrow(&self, plan: &mut ProbePlan) {
         let known =
             self.paths.iter().find(|path| is(&path.shown, plan.side, plan.address) && path.shown.answers);
@@ -54,7 +53,7 @@ impl History {
         }
     }
 
-    /// Takes in what a turn found.
+    /// Adds the measurements of a turn.
     pub(super) fn add(&mut self, measured: Vec<PathMeasurement>, context: &ProbeContext, now: Instant) {
         self.paths.retain(|path| measured.iter().any(|other| is(&path.shown, other.side, other.address)));
         for measured in measured {
@@ -67,7 +66,7 @@ impl History {
         (probe.verdict, probe.detail, probe.paths) = (verdict, detail, paths);
         self.probe = probe;
         self.last = Some(now);
-        // A path that was silent has no size: it is measured when it answers again.
+        // A silent path has no MTU; it is measured when the path recovers.
         let is_sized = self.paths.iter().all(|path| path.shown.path_mtu.is_some() || !path.shown.answers);
         self.turns = if is_sized { self.turns.wrapping_add(1) } else { 0 };
     }
@@ -82,8 +81,8 @@ impl History {
         let Some(path) = self.paths.get_mut(at) else { return };
         let answered = measured.sent - measured.lost;
         let (mut sent, mut lost) = (measured.sent, measured.lost);
-        // An outage is no loss: what was asked during it does not count when it is over, nor does what was asked in the
-        // turn in which it ended, before it did.
+        // An outage is not packet loss: after it, the probes lost during it do not count, not even those of the turn in which
+        // it ended.
         if answered == 0 || !path.shown.answers {
             (path.lost, path.shown.sent) = (0, 0);
         }
@@ -91,7 +90,7 @@ impl History {
             (sent, lost) = (answered, 0);
         }
         let bits = 1_u32.checked_shl(lost).map_or(u32::MAX, |bit| bit - 1);
-        // What was answered came last: a turn ends with its answer.
+        // A turn ends with its answer, so the answered probes are the newest.
         path.lost = path.lost.checked_shl(sent).unwrap_or(0) | bits.checked_shl(answered).unwrap_or(0);
         let shown = &mut path.shown;
         shown.sent = (shown.sent + sent).min(WINDOW);
@@ -99,7 +98,7 @@ impl History {
         (shown.by, shown.answers, shown.error) = (measured.by, answered > 0, measured.error);
         let time = measured.round_trip.map(micros);
         shown.round_trip_microseconds = match (shown.round_trip_microseconds, time) {
-            // As TCP smooths it (RFC 6298, section 2).
+            // Smoothed like TCP's (RFC 6298, section 2).
             (Some(before), Some(now)) => Some((before * 7 + now) / 8),
             (before, now) => now.or(before),
         };
@@ -110,14 +109,14 @@ impl History {
         };
     }
 
-    /// Tells what is known.
+    /// Returns the state with the age of the last turn.
     pub fn show(&self, now: Instant) -> PeerProbe {
         let mut probe = self.probe.clone();
         probe.age = self.last.map(|last| now.saturating_duration_since(last)).unwrap_or_default();
         probe
     }
 
-    /// Tells it without a copy, and without its age.
+    /// Returns the state without its age.
     pub fn probe(&self) -> &PeerProbe {
         &self.probe
     }
@@ -166,10 +165,10 @@ mod tests {
         assert_eq!(turn(&mut history, (1, 0), (1, 0)), ProbeVerdict::Reachable);
         assert_eq!(turn(&mut history, (3, 3), (1, 0)), ProbeVerdict::TunnelBlocked);
         assert_eq!((history.probe().paths[0].sent, history.probe().paths[0].lost), (3, 3));
-        // An outage is no loss.
+        // An outage is not packet loss.
         assert_eq!(turn(&mut history, (1, 0), (1, 0)), ProbeVerdict::Reachable);
         assert_eq!((history.probe().paths[0].sent, history.probe().paths[0].lost), (1, 0));
-        // Nor if it ends in the middle of a turn.
+        // Neither is one that ends within a turn.
         assert_eq!(turn(&mut history, (3, 3), (1, 0)), ProbeVerdict::TunnelBlocked);
         assert_eq!(turn(&mut history, (3, 2), (1, 0)), ProbeVerdict::Reachable);
         assert_eq!((history.probe().paths[0].sent, history.probe().paths[0].lost), (1, 0));

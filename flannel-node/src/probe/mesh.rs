@@ -1,4 +1,4 @@
-//! The mesh in the background: the daemon asks its peers in turn, and answers theirs.
+//! The background probes: each peer in turn, and the responder for their probes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -19,10 +19,10 @@ use super::wire::{ProbeSockets, Responder};
 use crate::backends::BackendRegistry;
 use crate::text::subnets;
 
-/// How to probe in the background.
+/// The options of the background probes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct MeshOptions {
-    /// How often each peer has its turn, if the budget allows.
+    /// The interval between the turns of a peer, within the budget.
     pub interval: Duration,
     /// The UDP port of all responders.
     pub port: u16,
@@ -35,10 +35,10 @@ impl Default for MeshOptions {
     }
 }
 
-/// How often the peers are read: a network of thousands is read within a millisecond.
+/// How often the peers are read; a network of thousands takes a millisecond.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// So many turns overlap at most; each takes some seconds if the peer is silent or small packets alone come through.
+/// The maximum number of concurrent turns; a turn of a silent peer takes seconds.
 const AT_ONCE: usize = 64;
 
 /// Probes the peers of a network in the background, and answers their probes.
@@ -80,7 +80,7 @@ impl Mesh {
             let wire = ProbeSockets::open(&site.own, self.options.port);
             let prober = Prober { mesh: &self, wire: &wire, responder: &responder };
             tokio::select! {
-                // First what was heard: a daemon that had no turn for long takes no answer for lost that came in time.
+                // Answers first: after a delay of this process, an answer that arrived in time must not count as lost.
                 biased;
                 never = wire.listen() => match never {},
                 never = responder.serve() => match never {},
@@ -102,15 +102,15 @@ struct Prober<'a> {
 }
 
 impl Prober<'_> {
-    /// Asks until this host's own addresses change.
+    /// Probes until this host's addresses change.
     async fn ask(&self, site: Site) {
         let mut order = Schedule::new(fastrand::u64(..));
         let (own, mut peers) = (site.own.clone(), self.take_in(site, &mut order));
         let mut turns = FuturesUnordered::new();
-        // A turn in an outage takes seconds. One that ran beside it and ended after it would report the same outage as loss.
+        // A second concurrent turn of a peer would report an outage as packet loss.
         let mut asked = BTreeSet::new();
         let mut look_at = tokio::time::Instant::now() + LOOK_EVERY;
-        // Hosts that start together do not ask together.
+        // Hosts that start together begin at different times.
         let mut turn_at = tokio::time::Instant::now()
             + pace(self.mesh.options.interval, peers.len()).mul_f64(fastrand::f64() / 4.0);
         loop {
@@ -158,7 +158,7 @@ impl Prober<'_> {
         peers
     }
 
-    /// Plans the turn of a peer.
+    /// Plans a turn of a peer.
     fn plans(&self, peer: &ProbeTarget, own: &ProbeSource) -> Vec<ProbePlan> {
         let mut results = self.mesh.results.lock();
         let history = results.peers.entry(peer.subnet).or_insert_with(History::new);
@@ -175,7 +175,7 @@ impl Prober<'_> {
             |of: fn(&PathMeasurement) -> u32| measured.iter().map(|path| u64::from(of(path))).sum::<u64>();
         results.sent += count(|path| path.sent);
         results.lost += count(|path| path.lost);
-        // One that left meanwhile is forgotten.
+        // The peer may have left meanwhile.
         let Some(history) = results.peers.get_mut(&subnet) else { return };
         let before = history.probe().verdict;
         history.add(measured, &own.context, Instant::now());
@@ -190,7 +190,7 @@ impl Prober<'_> {
     }
 }
 
-/// One turn of a peer: all its paths at once.
+/// Runs a turn of a peer: all its paths at once.
 async fn turn(
     wire: &ProbeSockets,
     subnet: SubnetKey,

@@ -1,22 +1,21 @@
-//! Whose turn it is in the background mesh, and when. Pure.
+//! The schedule of the background probes.
 //!
-//! Each round deals out all peers in an order of its own, so that hosts that start together do not all ask the same one.
-//! The pace is that of the interval, up to a budget: a host sends the same however large its network is, a round then
-//! takes longer.
+//! Each round has a random order, so that hosts that start together do not all probe the same peer. The rate is bounded: in
+//! a large network a round takes longer than the interval.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flannel_core::SubnetKey;
 
-/// So many peers have their turn in a second at most. Each host is asked by the others as often as it asks them.
+/// The maximum number of turns per second. A host is probed as often as it probes others.
 pub(super) const TURNS_A_SECOND: u32 = 10;
 
-/// The peers that had no turn yet in this round.
+/// The order of the peers in the current round.
 #[derive(Debug)]
 pub(super) struct Schedule {
     peers: Vec<SubnetKey>,
-    /// The first ones had their turn.
+    /// The number of peers that had their turn.
     dealt: usize,
     random: fastrand::Rng,
 }
@@ -26,7 +25,7 @@ impl Schedule {
         Self { peers: Vec::new(), dealt: 0, random: fastrand::Rng::with_seed(seed) }
     }
 
-    /// Says who there is. Those that come have their turn in this round yet, and first: nothing is known of them.
+    /// Sets the peers. New ones have the next turns.
     pub(super) fn set(&mut self, peers: &BTreeSet<SubnetKey>) {
         let mut kept = Vec::with_capacity(peers.len());
         let mut dealt = 0;
@@ -41,7 +40,7 @@ impl Schedule {
         (self.peers, self.dealt) = (kept, dealt);
     }
 
-    /// Says whose turn it is.
+    /// Returns the peer whose turn it is.
     pub(super) fn next(&mut self) -> Option<SubnetKey> {
         if self.dealt >= self.peers.len() {
             self.random.shuffle(&mut self.peers);
@@ -53,7 +52,7 @@ impl Schedule {
     }
 }
 
-/// The time between two turns, for so many peers each of which shall have one in every `interval`.
+/// Returns the pause between two turns so that each peer has one per `interval`, within the budget.
 pub(super) fn pace(interval: Duration, peers: usize) -> Duration {
     let peers = u32::try_from(peers.max(1)).unwrap_or(u32::MAX);
     (interval / peers).max(Duration::from_secs(1) / TURNS_A_SECOND)

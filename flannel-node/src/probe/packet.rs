@@ -1,16 +1,16 @@
-//! What a probe looks like. Pure.
+//! The format of probes.
 //!
-//! ProbeRequest and answer have the same form and the same length, over UDP and as the payload of an ICMP echo:
+//! A request and its answer have the same form and the same length, over UDP and as the payload of an ICMP echo:
 //!
 //! | bytes | what |
 //! |---|---|
 //! | 0–4 | `FLPR` |
 //! | 5 | version, 1; the fifth byte by number 4 |
-//! | 6 | 0 for a question, 1 for the answer of a responder |
-//! | 7, 8 | nothing yet |
-//! | 9–16 | a number that only the asking process knows |
-//! | 17–20 | the number of the question |
-//! | after them | zeros, up to the length that is to be tried |
+//! | 6 | 0 for a request, 1 for the answer of a responder |
+//! | 7, 8 | reserved |
+//! | 9–16 | a secret of the sending process |
+//! | 17–20 | the number of the request |
+//! | after them | zeros up to the length under test |
 
 use std::net::IpAddr;
 
@@ -18,16 +18,16 @@ const MAGIC: [u8; 5] = *b"FLPR\x01";
 const QUESTION: u8 = 0;
 const ANSWER: u8 = 1;
 
-/// How much of a probe says something, in bytes.
+/// The bytes of a probe that are not padding.
 pub(super) const LEAST: usize = 20;
 
 /// The header of UDP (RFC 768) and of an ICMP echo (RFC 792, RFC 4443): both take 8 bytes.
 const HEADER: u32 = 8;
 
-/// What identifies a question.
+/// Identifies a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct ProbeId {
-    /// Known to the asking process alone, so that nobody off the path can answer in another's place.
+    /// A secret of the sending process, so that a host off the path cannot forge an answer.
     pub(super) secret: u64,
     pub(super) number: u32,
 }
@@ -37,12 +37,12 @@ pub(super) const fn ip_header(address: IpAddr) -> u32 {
     if address.is_ipv4() { 20 } else { 40 }
 }
 
-/// The smallest packet that is sent to this address, in bytes.
+/// Returns the size of the smallest probe to this address, in bytes.
 pub(super) const fn smallest(address: IpAddr) -> u32 {
     ip_header(address) + HEADER + LEAST as u32
 }
 
-/// Writes a question that makes an IP packet of `size` bytes.
+/// Encodes a request for an IP packet of `size` bytes.
 pub(super) fn question(mark: ProbeId, to: IpAddr, size: u32) -> Vec<u8> {
     let length = size.saturating_sub(ip_header(to) + HEADER) as usize;
     let mut text = vec![0; length.max(LEAST)];
@@ -53,7 +53,7 @@ pub(super) fn question(mark: ProbeId, to: IpAddr, size: u32) -> Vec<u8> {
     text
 }
 
-/// Turns a question into its answer, which is as long; tells whether it was one.
+/// Turns a request into its answer in place. Returns false if it isn't a request.
 pub(super) fn answer(text: &mut [u8]) -> bool {
     let is_question = text.len() >= LEAST && text[..5] == MAGIC && text[5] == QUESTION;
     if is_question {
@@ -62,7 +62,7 @@ pub(super) fn answer(text: &mut [u8]) -> bool {
     is_question
 }
 
-/// Reads what an answer over UDP is to.
+/// Decodes the ID of an answer over UDP.
 pub(super) fn read_answer(text: &[u8]) -> Option<ProbeId> {
     read(text, ANSWER)
 }
@@ -76,14 +76,14 @@ fn read(text: &[u8], kind: u8) -> Option<ProbeId> {
     Some(ProbeId { secret, number })
 }
 
-/// Types of ICMP messages (RFC 792) and of those of ICMPv6 (RFC 4443).
+/// Message types of ICMP (RFC 792) and ICMPv6 (RFC 4443).
 const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REQUEST_V6: u8 = 128;
 const ECHO_REPLY_V6: u8 = 129;
 
-/// Writes an ICMP echo request around a question. For ICMPv6 the kernel fills in the checksum, and the identifier where
-/// the socket is no raw one (icmp(7), raw(7)).
+/// Encodes an ICMP echo request with a probe. The kernel sets the checksum of ICMPv6, and the identifier on a ping socket
+/// (icmp(7), raw(7)).
 pub(super) fn echo_request(question: &[u8], to: IpAddr, mark: ProbeId) -> Vec<u8> {
     let kind = if to.is_ipv4() { ECHO_REQUEST } else { ECHO_REQUEST_V6 };
     let mut packet = vec![kind, 0, 0, 0];
@@ -97,11 +97,10 @@ pub(super) fn echo_request(question: &[u8], to: IpAddr, mark: ProbeId) -> Vec<u8
     packet
 }
 
-/// Reads which question an ICMP message from `from` repeats, if it is an echo reply. Before it there is the IP header,
-/// if a raw socket of IPv4 heard it.
+/// Decodes the ID of the probe in an ICMP echo reply from `from`. On a raw IPv4 socket the IP header precedes it.
 pub(super) fn read_echo_reply(packet: &[u8], from: IpAddr, has_header: bool) -> Option<ProbeId> {
     let header = match packet.first() {
-        // The length of the header is told in units of four bytes.
+        // The header length is in units of four bytes.
         Some(first) if has_header => usize::from(first & 15) * 4,
         _ => 0,
     };
@@ -110,10 +109,10 @@ pub(super) fn read_echo_reply(packet: &[u8], from: IpAddr, has_header: bool) -> 
     (message.first() == Some(&expected)).then(|| read(message.get(HEADER as usize..)?, QUESTION))?
 }
 
-/// The checksum of the Internet (RFC 1071).
+/// Computes the Internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
-    // At most 65,535 bytes are summed, so that nothing overflows.
+    // The sum of at most 65,535 bytes does not overflow.
     let sum: u32 = words.sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     !((folded & 0xffff) + (folded >> 16)) as u16

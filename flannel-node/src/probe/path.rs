@@ -1,8 +1,8 @@
-//! How one path to a peer is measured: what to ask next, given what was answered. Pure.
+//! The measurement of one path to a peer: chooses the next probe from the results so far.
 //!
-//! 1. A small question, by each means until one is answered; from then on by that one.
-//! 2. As many more as were asked for. A path on which nothing is answered is given up after [`SILENT_AFTER`].
-//! 3. If the size is wanted: a packet as large as the device allows, and if that does not come through, halves between.
+//! 1. A small probe by each means until one is answered, then by that means only.
+//! 2. As many more as planned. A path without answers is given up after [`SILENT_AFTER`].
+//! 3. If the plan includes the size: a packet of the device's MTU, and if that is lost, a binary search.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,62 +11,62 @@ use flannel_core::{ProbeMeans, ProbeSide};
 
 use super::packet::smallest;
 
-/// So many questions without any answer say that there will be none.
+/// The number of lost probes after which a path counts as silent.
 const SILENT_AFTER: u32 = 3;
 
-/// How long an answer to a small question is waited for: the longest path on earth takes half of it.
+/// The timeout of a small probe: twice the longest round trip on earth.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A packet of some size is sent so often before it counts as too large.
+/// The number of probes of a size that must be lost before the size counts as too large.
 const TRIES: u32 = 2;
 
-/// What to measure.
+/// A plan for measuring a path.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct ProbePlan {
     pub(super) side: ProbeSide,
     pub(super) address: IpAddr,
-    /// How to ask, the best first; not empty.
+    /// The means, in order of preference; not empty.
     pub(super) means: Vec<ProbeMeans>,
-    /// So many answers are enough.
+    /// The number of answers that are enough.
     pub(super) enough: u32,
-    /// So many small questions are sent at most.
+    /// The maximum number of small probes.
     pub(super) most: u32,
-    /// The time between two of them.
+    /// The pause between two of them.
     pub(super) pause: Duration,
-    /// The MTU of the device by which the path begins; none if the size is not to be measured.
+    /// The MTU of the first device of the path; `None` if the size is not measured.
     pub(super) device_mtu: Option<u32>,
 }
 
-/// What to send next.
+/// The next probe.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct ProbeRequest {
-    /// The time to wait before.
+    /// The pause before it.
     pub(super) after: Duration,
     pub(super) by: ProbeMeans,
     /// The size of the IP packet, in bytes.
     pub(super) size: u32,
-    /// How long to wait for the answer.
+    /// The timeout.
     pub(super) patience: Duration,
 }
 
-/// What became of a question.
+/// The result of a probe.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum ProbeResult {
-    /// It was answered after this time.
+    /// The peer answered after this time.
     Answered(Duration),
-    /// It was not.
+    /// No answer arrived in time.
     Lost,
-    /// It is larger than the device allows.
+    /// The packet exceeds the device's MTU.
     TooLarge,
-    /// This host could not send it.
+    /// This host failed to send it, for this reason.
     Refused(String),
 }
 
-/// A path that is being measured.
+/// A measurement in progress.
 #[derive(Clone, Debug)]
 pub(super) struct PathProbe {
     plan: ProbePlan,
-    /// Which means is used, by its place in the plan, and whether it was answered.
+    /// The index of the current means in the plan, and whether the peer answers it.
     means: usize,
     is_proven: bool,
     pub(super) sent: u32,
@@ -76,19 +76,19 @@ pub(super) struct PathProbe {
     sizes: Option<Sizes>,
 }
 
-/// Between which sizes the largest is that comes through.
+/// The bounds of the path MTU.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
-    /// It comes through.
+    /// The largest size that was answered.
     passes: u32,
-    /// It does not, or is one more than the device allows.
+    /// The smallest size that was lost, or the device's MTU plus one.
     fails: u32,
-    /// What is tried now, and how often it was.
+    /// The size under test, and the number of attempts.
     trying: u32,
     tries: u32,
 }
 
-/// What was measured.
+/// The measurement of a path.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct PathMeasurement {
     pub(super) side: ProbeSide,
@@ -96,9 +96,9 @@ pub(super) struct PathMeasurement {
     pub(super) by: ProbeMeans,
     pub(super) sent: u32,
     pub(super) lost: u32,
-    /// The mean time that question and answer took.
+    /// The mean round-trip time.
     pub(super) round_trip: Option<Duration>,
-    /// The largest packet that came through.
+    /// The largest packet that was answered.
     pub(super) path_mtu: Option<u32>,
     pub(super) device_mtu: Option<u32>,
     pub(super) error: Option<String>,
@@ -110,7 +110,7 @@ impl PathProbe {
         Self { plan, means: 0, is_proven: false, sent: 0, lost: 0, took, error: None, sizes: None }
     }
 
-    /// Says what to send next; nothing if all is known.
+    /// Returns the next probe; `None` if the measurement is complete.
     pub(super) fn next(&self) -> Option<ProbeRequest> {
         let by = *self.plan.means.get(self.means)?;
         if let Some(sizes) = self.sizes {
@@ -131,7 +131,7 @@ impl PathProbe {
         (!is_enough && !is_silent).then_some(ProbeRequest { after, by, size, patience: PATIENCE })
     }
 
-    /// Takes in what became of the question.
+    /// Records the result of the last probe.
     pub(super) fn hear(&mut self, outcome: ProbeResult) {
         if self.sizes.is_some() {
             self.hear_size(&outcome);
@@ -144,7 +144,7 @@ impl PathProbe {
                 self.took += time;
                 self.sent += 1;
             }
-            // Whether the peer hears this kind of question at all is not known yet.
+            // The peer may not answer this means at all.
             ProbeResult::Lost | ProbeResult::TooLarge | ProbeResult::Refused(_)
                 if !self.is_proven && self.means + 1 < self.plan.means.len() =>
             {
@@ -186,7 +186,7 @@ impl PathProbe {
         self.took.checked_div(self.answered())
     }
 
-    /// Tells what was measured.
+    /// Returns the measurement.
     pub(super) fn finish(self) -> PathMeasurement {
         let round_trip = self.round_trip();
         let Self { plan, means, sent, lost, error, sizes, .. } = self;
@@ -222,7 +222,7 @@ mod tests {
 
     const TIME: Duration = Duration::from_millis(2);
 
-    /// Measures a path that treats questions so, and tells how many were asked.
+    /// Measures a simulated path, and returns the number of probes.
     fn measure(
         plan: ProbePlan,
         mut world: impl FnMut(ProbeRequest) -> ProbeResult,
@@ -279,7 +279,7 @@ mod tests {
             assert_eq!(measured.path_mtu, Some(limit));
             assert!(asked <= 26, "{asked} questions for {limit}");
         }
-        // One packet that is lost by chance does not make a path small.
+        // A single loss does not count as a small MTU.
         let mut is_lost = false;
         let (measured, _) = measure(plan(1, 3, Some(1450)), |question| {
             is_lost = !is_lost && question.size == 1450;

@@ -1,4 +1,4 @@
-//! Who is to be probed, from where: made of what a daemon tells, of what a host remembers, or of what the registry says.
+//! This host and its peers as the ends of paths.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,37 +12,42 @@ use super::path::ProbePlan;
 use super::verdict::ProbeContext;
 use crate::backends::BackendRegistry;
 
-/// This host, as the start of all paths.
+/// This host as the start of all paths.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ProbeSource {
-    /// Its addresses in the overlay and the MTUs of their devices, as far as there are devices.
+    /// The overlay addresses of its devices, with the MTUs of the devices.
     pub inside: BTreeMap<IpAddr, u32>,
     /// The MTU of its external interface, if that is known.
     pub external_mtu: Option<u32>,
+    /// The names for the details of verdicts.
     pub context: ProbeContext,
 }
 
-/// A peer, as the end of its paths.
+/// A peer as the end of its paths.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ProbeTarget {
+    /// The subnets.
     pub subnet: SubnetKey,
+    /// The public addresses.
     pub public: PublicAddrs,
-    /// The addresses of its end of the tunnel, as far as there is a path from here, IPv4 first.
+    /// The overlay addresses that this host has a tunnel to, IPv4 first.
     pub inside: Vec<IpAddr>,
-    /// Its public addresses of the families that its subnets have, IPv4 first.
+    /// The public addresses in the families of its subnets, IPv4 first.
     pub outside: Vec<IpAddr>,
-    /// Whether it may have a responder.
+    /// Whether it may run a responder; upstream's hosts don't.
     pub is_ours: bool,
 }
 
-/// Everything there is to probe.
+/// This host and its peers.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Site {
+    /// This host.
     pub own: ProbeSource,
+    /// The peers.
     pub peers: Vec<ProbeTarget>,
 }
 
-/// A host as a lease tells of it.
+/// A host as its lease describes it.
 #[derive(Clone, Debug)]
 pub(super) struct HostRecord {
     pub(super) subnet: SubnetKey,
@@ -60,7 +65,7 @@ impl From<&Lease> for HostRecord {
 }
 
 impl Site {
-    /// Takes in what a daemon tells; nothing as long as it has no lease.
+    /// Reads the hosts from the status of a network; `None` if it has no lease yet.
     pub fn of_status(status: &NetworkStatus, backends: &BackendRegistry) -> Option<Self> {
         let lease = status.lease.as_ref()?;
         let backend =
@@ -87,7 +92,7 @@ impl Site {
         Some(Self::new(Some(&own), peers, mtu, context, &local_addresses()))
     }
 
-    /// Takes in leases, and finds this host's own among them by the address of its device.
+    /// Reads the hosts from leases. Without `own`, finds the host's lease by the addresses of its devices.
     pub fn of_leases(
         config: &NetworkConfig,
         backends: &BackendRegistry,
@@ -147,18 +152,18 @@ impl Site {
     }
 }
 
-/// How thoroughly to probe.
+/// The effort of probing a path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Thoroughness {
     pub(super) enough: u32,
     pub(super) most: u32,
     pub(super) pause: std::time::Duration,
-    /// Whether the path MTU is measured, too.
+    /// Whether to measure the path MTU.
     pub(super) sizes: bool,
 }
 
 impl ProbeSource {
-    /// Plans how to measure every path to a peer, inside first.
+    /// Plans the measurement of every path to a peer, those inside of the tunnel first.
     pub(super) fn plans(&self, peer: &ProbeTarget, how: Thoroughness) -> Vec<ProbePlan> {
         let Thoroughness { enough, most, pause, sizes } = how;
         let plan = |side, address: IpAddr, device_mtu: Option<u32>, means| ProbePlan {
@@ -189,12 +194,12 @@ impl ProbeSource {
     }
 }
 
-/// The addresses that the end of the tunnel has on the host of these subnets: the first of each.
+/// Returns the overlay addresses of a host: the first of each of its subnets.
 pub(super) fn overlay(subnet: &SubnetKey) -> impl Iterator<Item = IpAddr> + use<> {
     subnet.nets().map(|net: IpNet| net.network())
 }
 
-/// This host's addresses, with the MTUs of their devices; none if the kernel does not tell.
+/// Reads this host's addresses with the MTUs of their devices; empty if that fails.
 fn local_addresses() -> BTreeMap<IpAddr, u32> {
     let read = || -> Result<BTreeMap<IpAddr, u32>, flannel_netlink::Error> {
         let mut kernel = Netlink::open()?;
@@ -206,7 +211,7 @@ fn local_addresses() -> BTreeMap<IpAddr, u32> {
     read().unwrap_or_default()
 }
 
-/// The name and MTU of the interface by which packets to an address leave.
+/// Returns the name and the MTU of the interface that routes to an address.
 fn leaves_by(address: IpAddr) -> Option<(String, u32)> {
     let mut kernel = Netlink::open().ok()?;
     let index = kernel.route_to(address).ok()?.index?;

@@ -1,11 +1,11 @@
-//! The options of sockets that no library offers.
+//! Socket options that `socket2` lacks.
 #![allow(unsafe_code, reason = "setsockopt(2) takes memory")]
 
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd as _};
 
-/// Sends every packet whole or not at all, whatever smaller path MTU the kernel remembers (`IP_PMTUDISC_PROBE`, ip(7)).
+/// Forbids fragmentation, and ignores the kernel's cached path MTU (`IP_PMTUDISC_PROBE`, ip(7)).
 pub(super) fn never_fragment(socket: impl AsFd, is_v4: bool) -> io::Result<()> {
     match is_v4 {
         true => set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, &libc::IP_PMTUDISC_PROBE),
@@ -13,8 +13,8 @@ pub(super) fn never_fragment(socket: impl AsFd, is_v4: bool) -> io::Result<()> {
     }
 }
 
-/// Lets a raw socket hear echo replies alone: ICMP_FILTER (raw(7)), a set bit keeps a type away; ICMP6_FILTER
-/// (RFC 3542, section 3.2), as Linux defines it.
+/// Restricts a raw socket to echo replies: ICMP_FILTER (raw(7)) and ICMP6_FILTER (RFC 3542, section 3.2). A set bit blocks
+/// a type.
 pub(super) fn hear_echo_replies_only(socket: impl AsFd, is_v4: bool) -> io::Result<()> {
     const SOL_RAW: libc::c_int = 255;
     const FILTER: libc::c_int = 1;

@@ -1,8 +1,8 @@
-//! What the measured paths say about a peer, in one line. Pure.
+//! The verdict on a peer.
 
 use flannel_core::{ProbeSide, ProbeVerdict, ProbedPath};
 
-/// What a verdict names beside what was measured.
+/// The names that a verdict's detail refers to.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ProbeContext {
     /// The UDP port of the tunnel, if it has one.
@@ -11,14 +11,15 @@ pub struct ProbeContext {
     pub interface: String,
     /// This host's public addresses.
     pub own: Vec<std::net::IpAddr>,
-    /// Why nothing was asked inside of the tunnel, if nothing was.
+    /// Why there are no probes inside of the tunnel, if there are none.
     pub no_inside: String,
 }
 
-/// From this share on, one in so many, losses are a fault; a single one never is.
+/// The loss rate that is a fault, as one in this number; a single loss never is.
 const LOSSY: u32 = 20;
 
-/// Judges a peer by its paths: the worst family counts.
+/// Judges a peer by its paths, and returns the verdict on its worst address family with a detail in one line.
+#[must_use]
 pub fn judge(paths: &[ProbedPath], context: &ProbeContext) -> (ProbeVerdict, String) {
     let families = [true, false].map(|is_v4| {
         let of = |side| paths.iter().find(|path| path.side == side && path.address.is_ipv4() == is_v4);
@@ -39,7 +40,8 @@ pub fn judge(paths: &[ProbedPath], context: &ProbeContext) -> (ProbeVerdict, Str
     (*verdict, detail)
 }
 
-/// Orders verdicts, the worst last.
+/// Returns the rank of a verdict; the worst has the highest.
+#[must_use]
 pub fn weight(verdict: ProbeVerdict) -> usize {
     ProbeVerdict::ALL.iter().position(|other| *other == verdict).unwrap_or_default()
 }
@@ -49,7 +51,7 @@ fn of_family(
     outside: Option<&ProbedPath>,
     context: &ProbeContext,
 ) -> Option<(ProbeVerdict, String)> {
-    // A path that nothing was sent on says nothing.
+    // A path without probes is ignored.
     let inside = inside.filter(|path| path.sent > 0);
     let outside = outside.filter(|path| path.sent > 0);
     Some(match (inside, outside) {
@@ -217,7 +219,7 @@ mod tests {
             line.contains("1350 bytes") && line.contains("MTU is 1450; the underlay carries 1400"),
             "{line}"
         );
-        // An underlay that is smaller than its device is none of our business as long as the tunnel fits.
+        // A small underlay MTU does not matter as long as the tunnel fits.
         inside.path_mtu = Some(1450);
         assert_eq!(judged(&[inside, outside]).0, "reachable");
     }

@@ -1,4 +1,4 @@
-//! The sockets: sends questions, hears answers, and answers the questions of peers.
+//! The sockets of the probes, and the responder for the probes of peers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -19,14 +19,14 @@ use super::path::{PathMeasurement, PathProbe, ProbePlan, ProbeRequest, ProbeResu
 use super::site::ProbeSource;
 use super::sys;
 
-/// So long a socket rests that told an error, so that one that tells nothing else costs nothing.
+/// The pause after a socket error, so that a broken socket does not spin.
 const AFTER_ERROR: Duration = Duration::from_millis(10);
 
-/// The sockets of this host, and the questions that are open.
+/// The sockets of this host, and the unanswered probes.
 #[derive(Debug)]
 pub(super) struct ProbeSockets {
     sockets: Vec<ProbeSocket>,
-    /// Why a socket could not be opened.
+    /// The sockets that could not be opened, and why.
     missing: Vec<(ProbeSide, bool, ProbeMeans, String)>,
     responder_port: u16,
     secret: u64,
@@ -39,13 +39,13 @@ struct ProbeSocket {
     side: ProbeSide,
     is_v4: bool,
     means: ProbeMeans,
-    /// Whether what it hears begins with the IP header.
+    /// Whether received packets start with the IP header.
     has_header: bool,
     socket: UdpSocket,
 }
 
 impl ProbeSockets {
-    /// Opens what it takes to ask from this host. What cannot be opened is told when it is needed.
+    /// Opens the sockets. A failure is reported by the probes that need the socket.
     pub(super) fn open(own: &ProbeSource, responder_port: u16) -> Self {
         let mut wire = Self {
             sockets: Vec::new(),
@@ -74,18 +74,18 @@ impl ProbeSockets {
         }
     }
 
-    /// Hears answers, for ever.
+    /// Receives answers, and never returns.
     pub(super) async fn listen(&self) -> std::convert::Infallible {
         join_all(self.sockets.iter().map(|open| self.hear(open))).await;
         pending().await
     }
 
     async fn hear(&self, open: &ProbeSocket) {
-        // What says which question is answered is at the beginning: behind 60 bytes of IP header and 8 of ICMP.
+        // The probe's ID follows at most 60 bytes of IP header and 8 of ICMP.
         let mut buffer = [0; 128];
         loop {
             let Ok((length, from)) = open.socket.recv_from(&mut buffer).await else {
-                // An ICMP error that came back. Others may follow.
+                // An ICMP error was returned. More may follow.
                 tokio::time::sleep(AFTER_ERROR).await;
                 continue;
             };
@@ -100,13 +100,13 @@ impl ProbeSockets {
             if waiting.get(&mark.number).is_some_and(|(asked, _)| *asked == from)
                 && let Some((_, tell)) = waiting.remove(&mark.number)
             {
-                // Who asked may have given up just now.
+                // The receiver is gone after a timeout.
                 let _ = tell.send(Instant::now());
             }
         }
     }
 
-    /// Measures a path; [`listen`](Self::listen) must run beside it.
+    /// Measures a path while [`listen`](Self::listen) runs.
     pub(super) async fn measure(&self, plan: ProbePlan) -> PathMeasurement {
         let (side, address) = (plan.side, plan.address);
         let mut measuring = PathProbe::new(plan);
@@ -170,7 +170,7 @@ impl ProbeSockets {
     }
 }
 
-/// A question that is forgotten when nobody waits for its answer any more.
+/// An unanswered probe. Dropping it forgets the probe.
 struct Waiting<'a> {
     wire: &'a ProbeSockets,
     number: u32,
@@ -182,7 +182,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Opens a socket to ask from, and tells whether it hears IP headers.
+/// Opens a socket to send probes from, and returns whether it receives IP headers.
 fn open(from: IpAddr, means: ProbeMeans) -> io::Result<(UdpSocket, bool)> {
     let is_v4 = from.is_ipv4();
     let domain = if is_v4 { Domain::IPV4 } else { Domain::IPV6 };
@@ -194,8 +194,7 @@ fn open(from: IpAddr, means: ProbeMeans) -> io::Result<(UdpSocket, bool)> {
     Ok((ready(socket, SocketAddr::new(from, 0))?, has_header))
 }
 
-/// Opens an ICMP socket: one that hears its own answers alone where the host allows that (`net.ipv4.ping_group_range`,
-/// icmp(7)), or else a raw one.
+/// Opens an ICMP socket: a ping socket where the host allows it (`net.ipv4.ping_group_range`, icmp(7)), or else a raw one.
 fn icmp(domain: Domain, is_v4: bool) -> io::Result<(Socket, bool)> {
     let protocol = if is_v4 { Protocol::ICMPV4 } else { Protocol::ICMPV6 };
     if let Ok(socket) = Socket::new(domain, Type::DGRAM, Some(protocol)) {
@@ -203,16 +202,16 @@ fn icmp(domain: Domain, is_v4: bool) -> io::Result<(Socket, bool)> {
     }
     let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
     sys::hear_echo_replies_only(&socket, is_v4)?;
-    // Raw sockets of IPv6 hear no header (RFC 3542, section 3).
+    // Raw IPv6 sockets receive no header (RFC 3542, section 3).
     Ok((socket, is_v4))
 }
 
-/// Makes a socket ready to send whole packets from this address.
+/// Binds a socket to this address and forbids fragmentation.
 fn ready(socket: Socket, from: SocketAddr) -> io::Result<UdpSocket> {
     sys::never_fragment(&socket, from.is_ipv4())?;
     if from.is_ipv6() {
         socket.set_only_v6(true).or_else(|error| match error.raw_os_error() {
-            // Sockets of ICMPv6 know no other family.
+            // ICMPv6 sockets have no such option.
             Some(libc::EINVAL | libc::ENOPROTOOPT) => Ok(()),
             _ => Err(error),
         })?;
@@ -230,18 +229,18 @@ fn explained(error: &io::Error) -> String {
     format!("{error}{hint}")
 }
 
-/// Answers the questions of peers.
+/// Answers the probes of peers.
 #[derive(Debug)]
 pub(super) struct Responder {
     sockets: Vec<UdpSocket>,
     peers: Mutex<BTreeSet<IpAddr>>,
 }
 
-/// So many answers are given in a second at most, whoever asks. With its own budget each peer asks less than once.
+/// The maximum number of answers per second. Within its budget a peer sends less than one probe per second.
 const ANSWERS_A_SECOND: u32 = 1000;
 
 impl Responder {
-    /// Opens the port on every address in the overlay. Tells why it could not.
+    /// Opens the port on every overlay address. Also returns the failures.
     pub(super) fn open(own: &ProbeSource, port: u16) -> (Self, Vec<String>) {
         let (mut sockets, mut failed) = (Vec::new(), Vec::new());
         for address in own.inside.keys().map(|address| SocketAddr::new(*address, port)) {
@@ -255,12 +254,12 @@ impl Responder {
         (Self { sockets, peers: Mutex::default() }, failed)
     }
 
-    /// Says whom to answer.
+    /// Sets the addresses to answer.
     pub(super) fn set_peers(&self, peers: BTreeSet<IpAddr>) {
         *self.peers.lock().unwrap_or_else(PoisonError::into_inner) = peers;
     }
 
-    /// Answers, for ever.
+    /// Answers, and never returns.
     pub(super) async fn serve(&self) -> std::convert::Infallible {
         join_all(self.sockets.iter().map(|socket| self.answer(socket))).await;
         pending().await
@@ -280,7 +279,7 @@ impl Responder {
             }
             if is_peer && answers < ANSWERS_A_SECOND && packet::answer(&mut buffer[..length]) {
                 answers += 1;
-                // An answer that is lost is what the peer wants to know.
+                // A failure looks like a lost packet to the peer.
                 let _ = socket.try_send_to(&buffer[..length], from);
             }
         }

@@ -1,4 +1,4 @@
-//! Which daemons run.
+//! The running agents.
 
 use flannel_netlink::Link;
 
@@ -11,7 +11,7 @@ pub(super) const NOT_RUNNING: Fault = Fault::warning(
      expires",
 );
 
-/// A host that has never had a lease misses nothing.
+/// A host without a lease needs no agent.
 pub(in crate::doctor) fn not_running(facts: &Facts) -> Vec<Finding> {
     let has_lease = facts.own().is_some() || facts.memory.subnet_file.is_some();
     if facts.is_running() || !has_lease {
@@ -24,7 +24,7 @@ pub(in crate::doctor) fn not_running(facts: &Facts) -> Vec<Finding> {
     vec![NOT_RUNNING.found(what, start())]
 }
 
-/// How the daemon is started.
+/// Returns the cure that starts the agent.
 pub(super) fn start() -> Cure {
     Cure::run(["systemctl start flanneld"]).lasting(["systemctl enable flanneld"])
 }

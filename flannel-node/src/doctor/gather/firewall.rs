@@ -1,4 +1,4 @@
-//! What the packet filters of the host do with packets of the network.
+//! The effects of the packet filters on packets of the network.
 
 use std::net::IpAddr;
 
@@ -11,12 +11,12 @@ use ipnet::IpNet;
 
 use crate::doctor::facts::{Facts, Firewall, Network};
 
-/// So many peers' packets are led through the rules: a host that lets in some and not others is found all the same.
+/// The maximum number of peers whose packets are evaluated.
 const MOST_PEERS: usize = 256;
-/// A port that nobody has a rule for.
+/// A port without rules.
 const SOME_PORT: u16 = 33_333;
 
-/// Reads all rules, and leads packets of the network through them.
+/// Reads all rules, and evaluates them for packets of the network.
 pub(super) async fn look(namespace: &Namespace, facts: &Facts) -> Firewall {
     let mut firewall = Firewall::default();
     let (ruleset, failures) = Ruleset::read(namespace).await;
@@ -54,7 +54,7 @@ async fn look_for_own_rules(
         }
         Err(error) => firewall.failures.push(chain(&error)),
     }
-    // Without a lease nothing was looked for.
+    // Without a lease no rules are expected.
     let (program, package) = match network.config.enable_nftables {
         false => ("iptables-restore", "iptables"),
         true => ("nft", "nftables"),
@@ -69,8 +69,7 @@ fn package(error: &FirewallError) -> &'static str {
     if let FirewallError::Iptables(..) = error { "iptables" } else { "nftables" }
 }
 
-/// What passes a host of the network: the tunnel's datagrams both ways, and packets between its pods and those of its
-/// peers both ways.
+/// Returns sample packets: the tunnel's datagrams and packets between pods, to and from each peer.
 fn packets(facts: &Facts, network: &Network) -> Vec<Packet> {
     let (Some(own), Ok(external)) = (&network.own, &facts.external) else {
         return Vec::new();
@@ -105,7 +104,7 @@ fn packets(facts: &Facts, network: &Network) -> Vec<Packet> {
     packets
 }
 
-/// The third address of a subnet, which a pod may have.
+/// Returns the second host address of a subnet, which a pod may have.
 fn some_pod(net: IpNet) -> Option<IpAddr> {
     match net {
         IpNet::V4(net) => net.hosts().nth(1).map(IpAddr::V4),
@@ -113,7 +112,7 @@ fn some_pod(net: IpNet) -> Option<IpAddr> {
     }
 }
 
-/// Two lists of addresses, of which a pair of one family is wanted.
+/// Finds a pair of addresses of the same family in two lists.
 trait ZipFamily: Iterator<Item = IpAddr> + Sized {
     fn zip_family(self, others: impl Iterator<Item = IpAddr>) -> Option<(IpAddr, IpAddr)> {
         let others: Vec<IpAddr> = others.collect();
