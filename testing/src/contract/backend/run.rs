@@ -80,7 +80,7 @@ impl<'a> Run<'a> {
 
     /// Drops the backend and opens it again with an empty peer set.
     pub(super) fn restart(self) -> Self {
-        let Self { subject, config, opener, backend, own, .. } = self;
+        let Self { subject, config, backend, own, .. } = self;
         drop(backend);
         Self::start_with(subject, config, Some(&own.attrs))
     }
