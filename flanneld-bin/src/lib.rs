@@ -40,7 +40,7 @@ mod sys;
 /// for success.
 const INVALID_COMMAND_LINE: u8 = 2;
 
-/// What the program has from its process.
+/// The process in which the program runs.
 pub(crate) struct Host {
     pub(crate) namespace: Namespace,
     pub(crate) backends: BackendRegistry,

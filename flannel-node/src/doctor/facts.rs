@@ -20,43 +20,43 @@ use super::profile::{AgentProfile, RegistryCommands};
 #[derive(Debug)]
 pub struct Facts {
     pub(crate) now: SystemTime,
-    /// The options of the daemon, running or not.
+    /// The options of the agent.
     pub(crate) options: AgentProfile,
     /// The backends of the agent.
     pub(crate) backends: BackendRegistry,
-    /// The path of this program.
+    /// The program of this process.
     pub(crate) program: PathBuf,
-    /// The other daemons in this network namespace.
+    /// The other agents in this network namespace.
     pub(crate) daemons: Vec<RunningAgent>,
-    /// The running daemon that has these `options`.
+    /// The running agent with these options.
     pub(crate) own_daemon: Option<RunningAgent>,
-    /// Whether the daemon, or doctor if no daemon runs, may change the network; `None` if unknown.
+    /// Whether the agent, or else this process, has `CAP_NET_ADMIN`; `None` if `/proc` does not tell.
     pub(crate) may_change_network: Option<bool>,
-    /// Whether doctor has the rights to read packet filters, which takes CAP_NET_ADMIN.
+    /// Whether this process has `CAP_NET_ADMIN`, which packet filters are shown to.
     pub(crate) may_look: bool,
     pub(crate) kernel: KernelFacts,
-    /// Settings by their path below `/proc/sys`; nonexistent ones are missing.
+    /// Kernel settings by their path below `/proc/sys`.
     pub(crate) sysctls: BTreeMap<String, String>,
     pub(crate) links: Vec<Link>,
     pub(crate) addresses: Vec<Address>,
     /// Routes of the main table.
     pub(crate) routes: Vec<Route>,
-    /// The external interface, or why none was found.
+    /// The external interface, or why there is none.
     pub(crate) external: Result<ExternalInterface, String>,
     pub(crate) registry: RegistryFacts,
     pub(crate) cached: CachedFiles,
-    /// The network, if its configuration is known from the registry or the cache.
+    /// The network, if its configuration is in the registry or in the cache.
     pub(crate) network: Option<NetworkFacts>,
-    /// The other hosts.
+    /// The peers.
     pub(crate) peers: Vec<Peer>,
-    /// The changes that a pass of the daemon would make now, if the backend can plan them.
+    /// The plan of the backend, if it has one.
     pub(crate) plan: Option<Plan>,
-    /// The number of peers that left the registry and that the running daemon still keeps, from its status.
+    /// The number of peers that the running agent keeps although they left.
     pub(crate) held_peers: usize,
-    /// The sockets on the tunnel's port.
+    /// The sockets on the tunnel's ports.
     pub(crate) sockets: Vec<Socket>,
     pub(crate) firewall: FirewallFacts,
-    /// Links that a network manager manages.
+    /// The links that a network manager manages.
     pub(crate) managed: Vec<ManagedLink>,
 }
 
@@ -69,9 +69,9 @@ pub struct RunningAgent {
     pub command: String,
     /// Its systemd unit.
     pub unit: Option<String>,
-    /// Its options, or why they are unknown.
+    /// Its options, or why they are invalid.
     pub options: Result<AgentProfile, String>,
-    /// The names of the devices of its network; empty if unknown.
+    /// The names of its network's devices, if known.
     pub devices: Vec<String>,
 }
 
@@ -79,22 +79,22 @@ pub struct RunningAgent {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KernelFacts {
     pub(crate) release: String,
-    /// Whether it can create VXLAN devices; `None` if untested.
+    /// Whether it supports VXLAN devices; `None` if that cannot be tested.
     pub(crate) has_vxlan: Option<bool>,
     /// Whether it supports nftables.
     pub(crate) has_nftables: bool,
-    /// Why TUN devices cannot be created; `None` if they can.
+    /// Why TUN devices cannot be created, if so.
     pub(crate) no_tun: Option<String>,
-    /// Devices with checksum offload on a kernel that offloads incorrectly.
+    /// Devices with checksum offload on a kernel that computes wrong checksums.
     pub(crate) wrong_checksums: Vec<String>,
 }
 
 /// The contents of the registry.
 #[derive(Clone, Debug)]
 pub struct RegistryFacts {
-    /// Its name in messages.
+    /// The name of the registry.
     pub name: String,
-    /// Builds the commands that change it by hand.
+    /// Writes commands that change it by hand.
     pub commands: Arc<dyn RegistryCommands>,
     /// The network configuration.
     pub config: ConfigFact,
@@ -102,7 +102,7 @@ pub struct RegistryFacts {
     pub leases: Option<Snapshot>,
     /// The clock of the registry, if it reports the time.
     pub clock: Option<ClockReading>,
-    /// The readable certificates of the connection.
+    /// The readable certificates that the agent uses.
     pub certificates: Vec<Certificate>,
 }
 
@@ -111,7 +111,7 @@ pub struct RegistryFacts {
 pub struct Certificate {
     /// The file.
     pub path: PathBuf,
-    /// The key file, for the agent's own certificate.
+    /// The file of the key, if the agent owns the certificate.
     pub key: Option<PathBuf>,
     /// The subject (RFC 4514), such as `CN=etcd-1`.
     pub subject: String,
@@ -124,13 +124,13 @@ pub struct Certificate {
 /// The result of reading the network configuration.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ConfigFact {
-    /// The registry options are invalid.
+    /// The options of the registry are invalid; with the cure.
     BadOptions(String, Cure),
-    /// The registry does not respond.
+    /// The registry does not respond; with the cure.
     Silent(String, Cure),
-    /// The registry denies access.
+    /// The registry denies access; with the cure.
     Refused(String, Cure),
-    /// No configuration exists.
+    /// The registry has no configuration.
     Missing,
     /// The configuration is invalid.
     Invalid(String),
@@ -158,7 +158,7 @@ pub(crate) struct CachedFiles {
     pub(crate) subnet_file: Option<String>,
     /// The cached network.
     pub(crate) network: Option<CachedNetwork>,
-    /// The host ID.
+    /// The ID of the host.
     pub(crate) node: Option<NodeId>,
 }
 
@@ -166,15 +166,15 @@ pub(crate) struct CachedFiles {
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkFacts {
     pub(crate) config: NetworkConfig,
-    /// The host's lease from the registry, or from the cache if the registry does not respond.
+    /// The host's lease in the registry, or else in the cache.
     pub(crate) own: Option<Lease>,
-    /// The expected tunnel devices.
+    /// The desired tunnel devices.
     pub(crate) devices: Vec<TunnelDevice>,
     /// The largest packet, in bytes, that a container may send.
     pub(crate) mtu: u32,
     /// The UDP ports of the tunnel.
     pub(crate) ports: Vec<u16>,
-    /// The expected contents of `subnet.env`.
+    /// The desired text of `subnet.env`.
     pub(crate) subnet_file: Option<String>,
 }
 
@@ -182,19 +182,19 @@ pub(crate) struct NetworkFacts {
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) lease: Arc<Lease>,
-    /// The index of the link to its public address; `None` without a route.
+    /// The link that routes to its public address; `None` without a route.
     pub(crate) leaves_by: Option<u32>,
     pub(crate) answer: HostResponse,
 }
 
-/// The response of a host to a probe.
+/// The response of a host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum HostResponse {
-    /// The host answered.
+    /// The host responded.
     Alive,
-    /// The link or a router reported that the host does not exist.
+    /// The link or a router reported the host as unreachable.
     NoHost,
-    /// No answer, possibly because of a firewall.
+    /// No response, perhaps because of a firewall.
     Silent,
 }
 
@@ -210,19 +210,19 @@ pub(crate) struct Socket {
 /// The state of the host's packet filters.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FirewallFacts {
-    /// The rules that drop the network's packets.
+    /// The rules that drop packets of the network.
     pub(crate) blocking_rules: Vec<(Packet, BlockingRule)>,
-    /// The network's own rules that are missing.
+    /// The missing rules of the network.
     pub(crate) missing: Vec<MissingRules>,
     /// The package of a required program that is not installed.
     pub(crate) lacks: Option<String>,
-    /// A table with our rules that iptables cannot show.
+    /// Why iptables cannot show a table with rules of the network.
     pub(crate) not_shown: Option<String>,
     /// Why packet filters could not be read.
     pub(crate) failures: Vec<String>,
-    /// Whether kube-proxy has rules on this host.
+    /// Whether kube-proxy has rules.
     pub(crate) has_kube_proxy: bool,
-    /// Whether ufw has rules on this host.
+    /// Whether ufw has rules.
     pub(crate) has_ufw: bool,
 }
 
@@ -252,18 +252,18 @@ impl Facts {
         self.sysctls.get(path).map(String::as_str)
     }
 
-    /// Returns the existing tunnel devices.
+    /// Returns the links of the existing tunnel devices.
     pub(crate) fn devices(&self) -> impl Iterator<Item = &Link> {
         let wanted = self.network.iter().flat_map(|network| &network.devices);
         wanted.filter_map(|device| self.link(&device.name))
     }
 
-    /// Returns the host's own lease.
+    /// Returns the host's lease.
     pub(crate) fn own(&self) -> Option<&Lease> {
         self.network.as_ref()?.own.as_ref()
     }
 
-    /// Returns the bridges of the host's pods, which are those with an address in its subnet.
+    /// Returns the bridges of the host's pods: those with an address in its subnet.
     pub(crate) fn pod_bridges(&self) -> impl Iterator<Item = &Link> {
         let is_pods = |link: &&Link| {
             link.kind == flannel_netlink::LinkKind::Bridge
@@ -275,7 +275,7 @@ impl Facts {
         self.links.iter().filter(is_pods)
     }
 
-    /// Returns the name of the link to an address, according to the main routing table without its default route.
+    /// Returns the link that the main table routes an overlay address to.
     pub(crate) fn outgoing_link(&self, address: IpAddr) -> Option<String> {
         let fits =
             |route: &&Route| route.destination.contains(&address) && route.destination.prefix_len() > 0;
@@ -283,13 +283,13 @@ impl Facts {
         best.index.map(|index| self.link_name(index).to_owned())
     }
 
-    /// Returns whether the daemon runs.
+    /// Returns whether the agent runs.
     pub(crate) fn is_running(&self) -> bool {
         self.own_daemon.is_some()
     }
 }
 
-/// Returns the stale one of two conflicting leases: the one that is not the host's own, or else the older one.
+/// Returns the stale one of two conflicting leases: not the host's own, or else the older one.
 pub(crate) fn leftover<'l>(facts: &Facts, one: &'l Lease, other: &'l Lease) -> &'l Lease {
     let own = facts.own().map(|own| own.subnet);
     if own == Some(one.subnet) || (own != Some(other.subnet) && other.revision < one.revision) {
@@ -307,7 +307,7 @@ pub(super) mod tests {
     use super::*;
     use crate::doctor::profile::AgentRegistry;
 
-    /// A registry that is never read.
+    /// A registry that no check reads.
     #[derive(Debug)]
     struct TestRegistry;
 
@@ -336,7 +336,7 @@ pub(super) mod tests {
         }
     }
 
-    /// A host that runs a daemon and has nothing wrong.
+    /// A host with a running agent and without faults.
     pub(in crate::doctor) fn healthy() -> Facts {
         let options = AgentProfile {
             subnet_file: "/run/flannel/subnet.env".into(),

@@ -78,7 +78,7 @@ pub async fn read(
     Ok(facts)
 }
 
-/// Returns the time of this host, which doctor compares with etcd's and with certificates, as TLS does.
+/// Returns the time of this host, to compare it with the registry's and with the dates of certificates.
 #[expect(
     clippy::disallowed_methods,
     reason = "this is the program, and it is the wall clock that is looked at"
@@ -148,7 +148,7 @@ fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, flannel_netlink::Error> {
     Ok(routes)
 }
 
-/// Chooses the interface as the daemon does.
+/// Selects the interface as the agent does.
 fn external(
     options: &AgentProfile,
     registry: &RegistryFacts,

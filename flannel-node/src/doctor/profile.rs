@@ -1,4 +1,4 @@
-//! How the agent that doctor looks at is run, and what doctor asks of its registry.
+//! The options of the examined agent, and its registry.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,26 +10,26 @@ use flannel_firewall::RuleOptions;
 
 use super::facts::{ConfigFact, RegistryFacts};
 
-/// Chooses the external interface as the agent does; `None` stands for an unknown network configuration.
+/// Selects the external interface for a network, or without knowing the configuration.
 pub type ExternalLookup =
     Arc<dyn Fn(Option<&NetworkConfig>) -> Result<ExternalInterface, String> + Send + Sync>;
 
-/// The options of a node agent, running or not.
+/// The options of a node agent, for doctor.
 #[derive(Clone)]
 pub struct AgentProfile {
-    /// The subnet file, which the container runtime reads.
+    /// The subnet file.
     pub subnet_file: PathBuf,
-    /// The cache of the network.
+    /// The cache file of the network.
     pub cache: PathBuf,
-    /// The file with the host ID.
+    /// The file with the ID of the host.
     pub node_id: PathBuf,
-    /// The status socket of the agent.
+    /// The status socket.
     pub status_socket: Option<PathBuf>,
     /// The firewall rules that the agent maintains.
     pub rules: RuleOptions,
-    /// Whether the agent drops packets to the tunnel's port that are not from peers.
+    /// Whether only peers may send to the tunnel's port.
     pub restrict_tunnel_port: bool,
-    /// Chooses the external interface as the agent does.
+    /// Selects the external interface as the agent does.
     pub external: ExternalLookup,
     /// The registry of the network.
     pub registry: Arc<dyn AgentRegistry>,
@@ -45,26 +45,26 @@ impl fmt::Debug for AgentProfile {
 }
 
 impl AgentProfile {
-    /// Returns whether another agent manages the same network, judged by its options alone.
+    /// Returns whether another agent uses the same network, by the options alone.
     pub(super) fn is_same_network(&self, other: &Self) -> bool {
         let others = other.registry.networks();
         self.registry.networks().iter().any(|network| others.contains(network))
     }
 }
 
-/// The registry of an agent, as doctor reads it.
+/// The registry of an agent, for doctor.
 #[async_trait]
 pub trait AgentRegistry: fmt::Debug + Send + Sync {
-    /// Returns the names of the network. Two agents with a common name manage the same network.
+    /// Returns names of the network: two agents with a common name use the same network.
     fn networks(&self) -> Vec<String>;
 
     /// Returns the name of the network in the agent's cache.
     fn cache_key(&self) -> &str;
 
-    /// Reads everything that the checks need.
+    /// Reads the facts.
     async fn read(&self) -> RegistryFacts;
 
-    /// Reads only the network configuration.
+    /// Reads only the configuration of the network.
     async fn config(&self) -> Option<NetworkConfig> {
         match self.read().await.config {
             ConfigFact::Valid(config) => Some(config),
@@ -77,11 +77,11 @@ pub trait AgentRegistry: fmt::Debug + Send + Sync {
     }
 }
 
-/// Builds the shell commands that change a registry by hand, for the fixes of findings.
+/// Writes shell commands that change a registry by hand.
 pub trait RegistryCommands: fmt::Debug + Send + Sync {
-    /// Returns the command that removes a lease record, by its key below the prefix of all leases.
+    /// Returns a command that removes the record of a lease, given its key.
     fn remove_record(&self, key: &str) -> String;
 
-    /// Returns the command that writes the network configuration.
+    /// Returns a command that writes the network configuration.
     fn write_config(&self, text: &str) -> String;
 }

@@ -1,4 +1,4 @@
-//! The interface and the address by which other hosts reach this one.
+//! The external interface and the public address.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -62,7 +62,7 @@ pub(in crate::doctor) fn public_address(facts: &Facts) -> Vec<Finding> {
     addresses.filter_map(judge).collect()
 }
 
-/// Returns whether no port of a bridge leads out of the host.
+/// Returns whether a bridge has no port that leads out of the host.
 fn is_of_containers(facts: &Facts, link: &Link) -> bool {
     let mut ports = facts.links.iter().filter(|port| port.master == Some(link.index));
     link.kind == LinkKind::Bridge && ports.all(|port| matches!(port.kind, LinkKind::Veth | LinkKind::Tun))

@@ -1,4 +1,4 @@
-//! The dates of the certificates that etcd is reached with.
+//! The dates of the certificates for etcd.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,9 +17,9 @@ pub(super) const EXPIRES_SOON: Fault = Fault::warning(
     "etcd and this host will not accept it then; the daemon reads a new file without a restart",
 );
 
-/// The notice for certificates that people replace; those with a life of days are replaced by programs.
+/// Replacing a certificate by hand takes days; short-lived ones are replaced by programs.
 const SOON: Duration = Duration::from_secs(14 * 86_400);
-/// The part of its life, one in so many, that is left when a short-lived certificate is overdue for replacement.
+/// The last fraction of a short lifetime, as one in this number, in which a certificate should have been replaced.
 const LAST_PART: u32 = 5;
 
 pub(in crate::doctor) fn dates(facts: &Facts) -> Vec<Finding> {

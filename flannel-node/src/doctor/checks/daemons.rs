@@ -1,4 +1,4 @@
-//! Which daemons run.
+//! The running agents.
 
 use flannel_netlink::Link;
 
@@ -11,7 +11,7 @@ pub(super) const NOT_RUNNING: Fault = Fault::warning(
      expires",
 );
 
-/// Reports a stopped daemon, but only on a host that has had a lease.
+/// A host without a lease needs no agent.
 pub(in crate::doctor) fn not_running(facts: &Facts) -> Vec<Finding> {
     let has_lease = facts.own().is_some() || facts.cached.subnet_file.is_some();
     if facts.is_running() || !has_lease {
@@ -24,7 +24,7 @@ pub(in crate::doctor) fn not_running(facts: &Facts) -> Vec<Finding> {
     vec![NOT_RUNNING.found(what, start())]
 }
 
-/// Returns how to start the daemon.
+/// Returns the cure that starts the agent.
 pub(super) fn start() -> Cure {
     Cure::run(["systemctl start flanneld"]).lasting(["systemctl enable flanneld"])
 }

@@ -1,4 +1,4 @@
-//! The leases: this host's own, and those of others.
+//! The leases of this host and of others.
 
 use std::net::IpAddr;
 
@@ -18,7 +18,7 @@ pub(super) const TAKEN: Fault = Fault::error(
     "pods have addresses that belong to another host, to which all other hosts send",
 );
 
-/// Compares the cached lease with the registry. Skipped while the daemon runs, as it handles a lost lease.
+/// Compares the cached lease with the registry. A running agent does so itself.
 pub(in crate::doctor) fn own(facts: &Facts) -> Vec<Finding> {
     let (Some(snapshot), false) = (&facts.registry.leases, facts.is_running()) else {
         return Vec::new();
@@ -52,7 +52,7 @@ pub(super) const OVERLAP: Fault = Fault::error(
     "packets to the common addresses reach only one of the hosts; each sender decides on its own which",
 );
 
-/// Sorted by first address, overlapping subnets are adjacent.
+/// Overlapping subnets are adjacent when sorted by their first addresses.
 pub(in crate::doctor) fn overlap(facts: &Facts) -> Vec<Finding> {
     let leases = facts.registry.leases.iter().flat_map(|snapshot| &snapshot.leases);
     let mut nets: Vec<(IpNet, &Lease)> =
@@ -80,7 +80,7 @@ pub(super) const UNREACHABLE_HOST: Fault = Fault::warning(
 );
 pub(super) const NO_ROUTE: Fault =
     Fault::error("host-no-route", "no packet can be sent to that host, so its pods are unreachable");
-/// The largest number of findings; more would hide the other faults.
+/// The maximum number of findings.
 const MOST: usize = 10;
 
 pub(in crate::doctor) fn hosts(facts: &Facts) -> Vec<Finding> {
@@ -104,7 +104,7 @@ pub(in crate::doctor) fn hosts(facts: &Facts) -> Vec<Finding> {
     facts.peers.iter().filter_map(judge).take(MOST).collect()
 }
 
-/// Returns a command that adds the route, through the gateway to the other hosts if one exists.
+/// Suggests the router of the external interface, if there is one.
 fn route_to(facts: &Facts, address: IpAddr) -> String {
     let gateway = facts.routes.iter().find_map(|route| {
         route.gateway.filter(|gateway| {

@@ -1,4 +1,4 @@
-//! Network managers that manage the devices of the network.
+//! Network managers that manage flannel's devices.
 
 use crate::doctor::facts::{Facts, Manager};
 use crate::doctor::finding::{Cure, Fault, Finding};
@@ -27,7 +27,7 @@ pub(in crate::doctor) fn managed(facts: &Facts) -> Vec<Finding> {
     facts.managed.iter().map(found).collect()
 }
 
-/// The first matching file counts (systemd.network(5)), so its name begins with a small number.
+/// The first matching file applies (systemd.network(5)), so its name starts with a small number.
 fn networkd() -> Cure {
     const FILE: &str = "/etc/systemd/network/10-flannel.network";
     Cure::run([

@@ -1,4 +1,4 @@
-//! Faults that a lab cannot reproduce, such as missing kernel features.
+//! Faults that a lab cannot create.
 
 use super::examine;
 use crate::doctor::facts::Facts;

@@ -1,4 +1,4 @@
-//! The effect of the host's packet filters on packets of the network.
+//! The effects of the packet filters on packets of the network.
 
 use std::net::IpAddr;
 
@@ -11,12 +11,12 @@ use ipnet::IpNet;
 
 use crate::doctor::facts::{Facts, FirewallFacts, NetworkFacts};
 
-/// The number of peers whose packets are evaluated, enough to notice rules that accept only some peers.
+/// The maximum number of peers whose packets are evaluated.
 const MOST_PEERS: usize = 256;
-/// A port that no rule is likely to match.
+/// A port without rules.
 const SOME_PORT: u16 = 33_333;
 
-/// Reads all rules and evaluates them for packets of the network.
+/// Reads all rules, and evaluates them for packets of the network.
 pub(super) async fn look(namespace: &Namespace, facts: &Facts) -> FirewallFacts {
     let mut firewall = FirewallFacts::default();
     let (ruleset, failures) = Ruleset::read(namespace).await;
@@ -69,8 +69,7 @@ fn package(error: &FirewallError) -> &'static str {
     if let FirewallError::Iptables(..) = error { "iptables" } else { "nftables" }
 }
 
-/// Returns sample packets: datagrams of the tunnel, and packets between pods of this host and of its peers, both in each
-/// direction.
+/// Returns sample packets: the tunnel's datagrams and packets between pods, to and from each peer.
 fn packets(facts: &Facts, network: &NetworkFacts) -> Vec<Packet> {
     let (Some(own), Ok(external)) = (&network.own, &facts.external) else {
         return Vec::new();
@@ -105,7 +104,7 @@ fn packets(facts: &Facts, network: &NetworkFacts) -> Vec<Packet> {
     packets
 }
 
-/// Returns an address of the subnet that a pod may have.
+/// Returns the second host address of a subnet, which a pod may have.
 fn some_pod(net: IpNet) -> Option<IpAddr> {
     match net {
         IpNet::V4(net) => net.hosts().nth(1).map(IpAddr::V4),
@@ -113,7 +112,7 @@ fn some_pod(net: IpNet) -> Option<IpAddr> {
     }
 }
 
-/// Pairs addresses of the same family from two lists.
+/// Finds a pair of addresses of the same family in two lists.
 trait ZipFamily: Iterator<Item = IpAddr> + Sized {
     fn zip_family(self, others: impl Iterator<Item = IpAddr>) -> Option<(IpAddr, IpAddr)> {
         let others: Vec<IpAddr> = others.collect();

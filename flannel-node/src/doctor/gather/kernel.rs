@@ -8,7 +8,7 @@ use flannel_netlink::{Error, Namespace, Netlink, NewLink, NewLinkKind, NewVxlan,
 
 use crate::doctor::facts::{KernelFacts, NetworkFacts};
 
-/// Tests the features that the daemon needs. Creates devices only in a temporary namespace.
+/// Tests the required features. Devices are created in a temporary namespace.
 pub(super) fn features(network: Option<&NetworkFacts>) -> KernelFacts {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
     let devices = network.map_or(&[][..], |network| &network.devices);
@@ -43,13 +43,13 @@ fn has_vxlan() -> Option<bool> {
         .and_then(|mut netlink| netlink.create_link(&NewLink::new("flannel.1", NewLinkKind::Vxlan(vxlan))));
     match made {
         Ok(()) => Some(true),
-        // The answer of `rtnl_newlink` in `net/core/rtnetlink.c` to an unknown kind.
+        // `rtnl_newlink` in `net/core/rtnetlink.c` does not know the kind.
         Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::EOPNOTSUPP) => Some(false),
         Err(_) => None,
     }
 }
 
-/// Opens `/dev/net/tun`, which creates no device yet.
+/// Opens `/dev/net/tun`, which creates no device.
 fn no_tun() -> Option<String> {
     const PATH: &str = "/dev/net/tun";
     match fs::metadata(PATH) {
@@ -62,7 +62,7 @@ fn no_tun() -> Option<String> {
     }
 }
 
-/// Reads the relevant settings, those for all links and those of the given links.
+/// Reads the relevant settings, in general and for these links.
 pub(super) fn sysctls(namespace: &Namespace, links: &[String]) -> BTreeMap<String, String> {
     let mut names: Vec<String> = [
         "net/ipv4/ip_forward",

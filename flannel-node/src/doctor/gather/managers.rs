@@ -1,4 +1,4 @@
-//! The links that network managers manage, from their state files in `/run`.
+//! The links that network managers manage, by their state files under `/run`.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use flannel_netlink::Link;
 
 use crate::doctor::facts::{ManagedLink, Manager};
 
-/// Finds the managed ones among the links.
+/// Returns the managed ones among the links.
 pub(super) fn of<'l>(links: impl Iterator<Item = &'l Link>) -> Vec<ManagedLink> {
     let mut managed = Vec::new();
     for link in links {
@@ -25,7 +25,7 @@ pub(super) fn of<'l>(links: impl Iterator<Item = &'l Link>) -> Vec<ManagedLink> 
     managed
 }
 
-/// A link without a matching file is `unmanaged`, and one not yet processed `pending` (networkctl(1), SETUP STATES).
+/// See SETUP STATES in networkctl(1): a link without a matching file is `unmanaged`, a new one `pending`.
 fn is_networkds(state: &str) -> bool {
     let setup = state.lines().find_map(|line| line.strip_prefix("ADMIN_STATE="));
     matches!(setup, Some("configuring" | "configured" | "failed"))

@@ -1,4 +1,4 @@
-//! Reachability of the other hosts.
+//! The responses of the other hosts.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use tokio::time::timeout;
 
 use crate::doctor::facts::{HostResponse, Peer};
 
-/// Neighbour discovery fails after three requests, one second apart (`mcast_solicit`, arp(7)).
+/// Longer than neighbour resolution takes to fail: three requests, a second apart (`mcast_solicit`, arp(7)).
 const PATIENCE: Duration = Duration::from_secs(4);
-/// The number of hosts that are probed at once.
+/// The maximum number of concurrent requests.
 const AT_ONCE: usize = 256;
-/// The port of the discard service (RFC 863). Hosts refuse connections to it, which counts as an answer.
+/// The port of the discard service (RFC 863): a refused connection is a response, too.
 const DISCARD: u16 = 9;
 
-/// Probes each host with a connection that it is expected to refuse.
+/// Requests a connection to the discard port of each host.
 pub(super) async fn look(leases: Vec<Arc<Lease>>) -> Vec<Peer> {
     let mut kernel = Netlink::open().ok();
     let mut peers = Vec::new();

@@ -1,4 +1,4 @@
-//! The changes that a pass of the daemon would make now, as in `flanneld plan`.
+//! The plan of the backend.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use flannel_core::{Lease, OpenBackend as _, Plan, PlanRequest};
 use crate::doctor::facts::Facts;
 use crate::plan::peers;
 
-/// A running daemon repairs everything that it can within this time, with a large margin.
+/// The time within which a running agent repairs what it can.
 const REPAIRED: Duration = Duration::from_secs(1);
 
-/// Asks the backend for its plan; empty if it cannot plan. Changes that a running daemon is about to make are no faults.
+/// Returns the plan; `None` if the backend has none. Changes that a running agent makes by itself are not part of it.
 pub(super) async fn look(facts: &Facts) -> Option<Plan> {
     let first = ask(facts)?;
     if !facts.is_running() || first.changes.is_empty() {
@@ -31,7 +31,7 @@ fn ask(facts: &Facts) -> Option<Plan> {
         (None, Some(cached)) => &cached.peers,
         (None, None) => return None,
     };
-    // A cached state does not justify removals.
+    // A cache is no reason to remove anything.
     let peers = peers(leases.iter().cloned(), own, facts.registry.leases.is_some());
     let request = PlanRequest::new(&network.config, external, own, &peers);
     facts.backends.plan(request).ok()

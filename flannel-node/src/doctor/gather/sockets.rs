@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::doctor::facts::Socket;
 
-/// Returns all sockets, including the kernel's, such as that of a VXLAN device, which have no owner.
+/// Returns all sockets on a port. Those of the kernel, such as a VXLAN device's, have no owner.
 pub(super) fn on(port: u16) -> Vec<Socket> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let listed = read("/proc/thread-self/net/udp") + &read("/proc/thread-self/net/udp6");
@@ -13,7 +13,7 @@ pub(super) fn on(port: u16) -> Vec<Socket> {
     found.map(|(address, port, inode)| Socket { address, port, owner: owner(inode) }).collect()
 }
 
-/// The address, port and inode of a socket.
+/// Parses the address, port and inode of a socket.
 fn line(line: &str) -> Option<(IpAddr, u16, u64)> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let (address, port) = fields.get(1)?.split_once(':')?;
@@ -30,7 +30,7 @@ fn read_address(text: &str) -> Option<IpAddr> {
     Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)))
 }
 
-/// Returns the process that has a socket, if visible.
+/// Returns the process that owns a socket, if it is visible.
 fn owner(inode: u64) -> Option<(u32, String)> {
     let wanted = format!("socket:[{inode}]");
     for entry in fs::read_dir("/proc").ok()?.flatten() {
