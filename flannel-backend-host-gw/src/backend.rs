@@ -264,7 +264,7 @@ impl FamilyRoutes {
         self.are_next_hops_stale = false;
     }
 
-    /// Returns the next hop to a peer, or why there is none.
+    /// Returns the next hop to a peer, or why the peer has no next hop.
     fn next_hop(&mut self, lease: &Lease, subnet: IpNet, own: &SubnetKey) -> Result<NextHop, String> {
         let attrs = &lease.attrs;
         if attrs.backend_type != BackendType::HOST_GW {

@@ -479,7 +479,7 @@ impl Backend for Udp {
         self.workers = None;
         self.own = None;
         self.listeners.close();
-        self.store.forget(DescriptorSlot::Tun);
+        self.store.remove(DescriptorSlot::Tun);
         self.delete_device()
     }
 }

@@ -112,7 +112,7 @@ fn a_pass_without_drift_writes_nothing() {
     let report = station.sync();
     assert_eq!((report.written, report.removed, report.drifted), (2, 0, 0));
     assert_eq!(station.sync(), SyncReport::default());
-    station.forget(&peer(2));
+    station.remove(&peer(2));
     let report = station.sync();
     assert_eq!((report.written, report.removed), (0, 1));
 }

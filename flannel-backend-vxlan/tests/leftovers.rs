@@ -162,7 +162,7 @@ fn a_foreign_route_that_shadows_ours_is_reported_among_many_peers() {
     // A shadowed route is removed with its peer.
     ip(host, &format!("route add {other} via 192.168.64.254 dev eth0"));
     station.heal();
-    station.forget(&format!("{}-24", other.addr()));
+    station.remove(&format!("{}-24", other.addr()));
     assert_eq!(station.sync().failed, []);
     assert_eq!(ip(host, &format!("route show {other}")), [format!("{other} via 192.168.64.254 dev eth0 ")]);
 }
@@ -196,7 +196,7 @@ fn foreign_objects_are_left_alone() {
     };
     let before = look();
     station.complete([peer(2)]);
-    station.forget("10.5.2.0-24");
+    station.remove("10.5.2.0-24");
     station.sync();
     assert_eq!(look(), before);
 }

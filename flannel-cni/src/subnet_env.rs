@@ -1,4 +1,7 @@
 //! The file `subnet.env`, in which flanneld publishes the subnet of the host.
+//!
+//! Unlike `flannel-node`, which ignores invalid lines of an earlier run, the plugin rejects an incomplete file, with upstream's
+//! messages. It does not depend on `flannel-node`, because a runtime starts it for each container.
 
 use std::fs;
 use std::io::ErrorKind;

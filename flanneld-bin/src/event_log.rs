@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flannel_core::{NetworkEvent, Phase, SubnetKey};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::go_duration;
 
@@ -67,7 +67,7 @@ fn line(event: &NetworkEvent) -> (Severity, String) {
             let (name, mtu) = (&external.name, external.mtu);
             (Info, format!("External interface changed: using {name} with address {addresses}, MTU {mtu}"))
         }
-        NetworkEvent::ExternalLost(reason) => (Error, format!("External interface lost: {reason}")),
+        NetworkEvent::ExternalLost(reason) => (Warning, format!("External interface lost: {reason}")),
         NetworkEvent::LeasePublished(lease) => {
             (Info, format!("Lease published: {} via {}", subnets(&lease.subnet), lease.attrs.public))
         }

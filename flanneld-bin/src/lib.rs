@@ -40,7 +40,7 @@ mod sys;
 /// for success.
 const INVALID_COMMAND_LINE: u8 = 2;
 
-/// What the program has from its process.
+/// The process in which the program runs.
 pub(crate) struct Host {
     pub(crate) namespace: Namespace,
     pub(crate) backends: BackendRegistry,
@@ -48,7 +48,7 @@ pub(crate) struct Host {
     pub(crate) descriptors: PassedDescriptors,
 }
 
-/// Runs `flanneld` with the arguments of its process, of which the first is the program's name, and the environment.
+/// Runs `flanneld` with the arguments and environment of its process.
 /// `backends` registers the backends of the program in the process's network namespace.
 ///
 /// A program with one more backend:

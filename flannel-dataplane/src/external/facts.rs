@@ -14,7 +14,7 @@ pub(super) struct HostFacts {
     pub(super) default_routes_v4: Vec<DefaultRoute>,
     /// The IPv6 default routes of the main table, ordered by metric.
     pub(super) default_routes_v6: Vec<DefaultRoute>,
-    /// The route to the address that must be reachable, or why there is none. Absent if it was not requested.
+    /// The route to the address that must be reachable, or why it is unreachable. Absent if it was not requested.
     pub(super) lookup: Option<Result<RouteLookup, String>>,
 }
 

@@ -114,7 +114,7 @@ impl InterfaceSelector {
     ///
     /// # Errors
     ///
-    /// [`SelectError`] if there is none.
+    /// [`SelectError`] if no interface matches.
     pub fn select(&self, namespace: &Namespace) -> Result<ExternalInterface, SelectError> {
         let outcome = search_any(&self.read(namespace)?, &self.0);
         Ok(selection(outcome)?.external)
@@ -124,7 +124,7 @@ impl InterfaceSelector {
     ///
     /// # Errors
     ///
-    /// [`SelectError`] if there is none.
+    /// [`SelectError`] if no interface matches.
     pub fn select_for(
         &self,
         namespace: &Namespace,
@@ -139,7 +139,7 @@ impl InterfaceSelector {
     ///
     /// # Errors
     ///
-    /// [`SelectError`] if there is none.
+    /// [`SelectError`] if no interface matches.
     pub fn choose(&self, namespace: &Namespace) -> Result<InitialChoice, SelectError> {
         let facts = self.read(namespace)?;
         let outcome = search_any(&facts, &self.0);

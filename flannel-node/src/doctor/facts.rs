@@ -20,43 +20,43 @@ use super::profile::{AgentProfile, RegistryCommands};
 #[derive(Debug)]
 pub struct Facts {
     pub(crate) now: SystemTime,
-    /// How the daemon is started, or would be.
+    /// The options of the agent.
     pub(crate) options: AgentProfile,
-    /// The backends that the agent has.
+    /// The backends of the agent.
     pub(crate) backends: BackendRegistry,
-    /// The program that runs.
+    /// The program of this process.
     pub(crate) program: PathBuf,
-    /// The daemons that run in this network namespace, but for one whose flags are `options`.
+    /// The other agents in this network namespace.
     pub(crate) daemons: Vec<RunningAgent>,
-    /// That one.
+    /// The running agent with these options.
     pub(crate) own_daemon: Option<RunningAgent>,
-    /// Whether the daemon, or doctor if there is none, may change the network; unknown if it is not told.
+    /// Whether the agent, or else this process, has `CAP_NET_ADMIN`; `None` if `/proc` does not tell.
     pub(crate) may_change_network: Option<bool>,
-    /// Whether doctor may look at all: packet filters are shown only to who may change the network.
+    /// Whether this process has `CAP_NET_ADMIN`, which packet filters are shown to.
     pub(crate) may_look: bool,
-    pub(crate) kernel: Kernel,
-    /// Settings by their path below `/proc/sys`; those that are not there are missing.
+    pub(crate) kernel: KernelFacts,
+    /// Kernel settings by their path below `/proc/sys`.
     pub(crate) sysctls: BTreeMap<String, String>,
     pub(crate) links: Vec<Link>,
     pub(crate) addresses: Vec<Address>,
     /// Routes of the main table.
     pub(crate) routes: Vec<Route>,
-    /// The interface to the other hosts, or why there is none.
+    /// The external interface, or why there is none.
     pub(crate) external: Result<ExternalInterface, String>,
     pub(crate) registry: RegistryFacts,
-    pub(crate) memory: CachedFiles,
-    /// The network, if its configuration is known from the registry or from memory.
-    pub(crate) network: Option<Network>,
-    /// The other hosts.
+    pub(crate) cached: CachedFiles,
+    /// The network, if its configuration is in the registry or in the cache.
+    pub(crate) network: Option<NetworkFacts>,
+    /// The peers.
     pub(crate) peers: Vec<Peer>,
-    /// What a pass of the daemon would write now, if the backend tells.
+    /// The plan of the backend, if it has one.
     pub(crate) plan: Option<Plan>,
-    /// How many peers the daemon that runs keeps although they are said to have left, as it tells itself.
+    /// The number of peers that the running agent keeps although they left.
     pub(crate) held_peers: usize,
-    /// Who has sockets for the tunnel's port.
+    /// The sockets on the tunnel's ports.
     pub(crate) sockets: Vec<Socket>,
-    pub(crate) firewall: Firewall,
-    /// Links that a network manager looks after.
+    pub(crate) firewall: FirewallFacts,
+    /// The links that a network manager manages.
     pub(crate) managed: Vec<ManagedLink>,
 }
 
@@ -67,42 +67,42 @@ pub struct RunningAgent {
     pub pid: u32,
     /// The command line without passwords.
     pub command: String,
-    /// The unit of systemd that started it.
+    /// Its systemd unit.
     pub unit: Option<String>,
-    /// How it was started, or why that cannot be told.
+    /// Its options, or why they are invalid.
     pub options: Result<AgentProfile, String>,
-    /// The names of the devices of its network, if that could be found out.
+    /// The names of its network's devices, if known.
     pub devices: Vec<String>,
 }
 
 /// The features of the kernel.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Kernel {
+pub(crate) struct KernelFacts {
     pub(crate) release: String,
-    /// Whether it makes VXLAN devices; unknown if that could not be tried.
+    /// Whether it supports VXLAN devices; `None` if that cannot be tested.
     pub(crate) has_vxlan: Option<bool>,
-    /// Whether it answers about nftables.
+    /// Whether it supports nftables.
     pub(crate) has_nftables: bool,
-    /// Why TUN devices cannot be made, if they cannot.
+    /// Why TUN devices cannot be created, if so.
     pub(crate) no_tun: Option<String>,
-    /// Devices that leave checksums to the interface below though this kernel gets them wrong.
+    /// Devices with checksum offload on a kernel that computes wrong checksums.
     pub(crate) wrong_checksums: Vec<String>,
 }
 
 /// The contents of the registry.
 #[derive(Clone, Debug)]
 pub struct RegistryFacts {
-    /// Its name for people.
+    /// The name of the registry.
     pub name: String,
-    /// How to change it by hand.
+    /// Writes commands that change it by hand.
     pub commands: Arc<dyn RegistryCommands>,
     /// The network configuration.
     pub config: ConfigFact,
-    /// All leases, if they were read.
+    /// All leases, if they could be read.
     pub leases: Option<Snapshot>,
-    /// The clock of the registry, if it tells the time.
+    /// The clock of the registry, if it reports the time.
     pub clock: Option<ClockReading>,
-    /// The certificates that the agent reaches it with and that can be read.
+    /// The readable certificates that the agent uses.
     pub certificates: Vec<Certificate>,
 }
 
@@ -111,7 +111,7 @@ pub struct RegistryFacts {
 pub struct Certificate {
     /// The file.
     pub path: PathBuf,
-    /// The file of its key, if it is the agent's own.
+    /// The file of the key, if the agent owns the certificate.
     pub key: Option<PathBuf>,
     /// The subject (RFC 4514), such as `CN=etcd-1`.
     pub subject: String,
@@ -124,24 +124,24 @@ pub struct Certificate {
 /// The result of reading the network configuration.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ConfigFact {
-    /// Options about the registry are wrong.
+    /// The options of the registry are invalid; with the cure.
     BadOptions(String, Cure),
-    /// It does not answer.
+    /// The registry does not respond; with the cure.
     Silent(String, Cure),
-    /// It refuses.
+    /// The registry denies access; with the cure.
     Refused(String, Cure),
-    /// There is none.
+    /// The registry has no configuration.
     Missing,
-    /// It cannot be used.
+    /// The configuration is invalid.
     Invalid(String),
-    /// It can.
+    /// The configuration is valid.
     Valid(NetworkConfig),
 }
 
 /// The clock of the registry.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ClockReading {
-    /// The member that was asked.
+    /// The member that reported it.
     pub member: String,
     /// Its time.
     pub there: SystemTime,
@@ -156,25 +156,25 @@ pub struct ClockReading {
 pub(crate) struct CachedFiles {
     /// The text of `subnet.env`.
     pub(crate) subnet_file: Option<String>,
-    /// The network as it was.
+    /// The cached network.
     pub(crate) network: Option<CachedNetwork>,
-    /// The id of the host.
+    /// The ID of the host.
     pub(crate) node: Option<NodeId>,
 }
 
 /// The network of the host.
 #[derive(Clone, Debug)]
-pub(crate) struct Network {
+pub(crate) struct NetworkFacts {
     pub(crate) config: NetworkConfig,
-    /// The host's lease in the registry, or in memory if the registry does not answer.
+    /// The host's lease in the registry, or else in the cache.
     pub(crate) own: Option<Lease>,
-    /// The tunnel devices that there should be.
+    /// The desired tunnel devices.
     pub(crate) devices: Vec<TunnelDevice>,
     /// The largest packet, in bytes, that a container may send.
     pub(crate) mtu: u32,
     /// The UDP ports of the tunnel.
     pub(crate) ports: Vec<u16>,
-    /// What `subnet.env` should say.
+    /// The desired text of `subnet.env`.
     pub(crate) subnet_file: Option<String>,
 }
 
@@ -182,19 +182,19 @@ pub(crate) struct Network {
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) lease: Arc<Lease>,
-    /// By which link packets to its public address leave; none if there is no route.
+    /// The link that routes to its public address; `None` without a route.
     pub(crate) leaves_by: Option<u32>,
     pub(crate) answer: HostResponse,
 }
 
-/// Whether a host is there.
+/// The response of a host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum HostResponse {
-    /// It answered.
+    /// The host responded.
     Alive,
-    /// The link, or a router, says that there is no such host.
+    /// The link or a router reported the host as unreachable.
     NoHost,
-    /// Nobody answered, which a firewall may be the reason of.
+    /// No response, perhaps because of a firewall.
     Silent,
 }
 
@@ -203,26 +203,26 @@ pub(crate) enum HostResponse {
 pub(crate) struct Socket {
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
-    /// The process ID and name of the owner; the kernel's sockets have none.
+    /// The process ID and name of the owner; `None` for the kernel's sockets.
     pub(crate) owner: Option<(u32, String)>,
 }
 
-/// The effects of the host's packet filters.
+/// The state of the host's packet filters.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Firewall {
-    /// The rules in the way of the network's packets.
+pub(crate) struct FirewallFacts {
+    /// The rules that drop packets of the network.
     pub(crate) blocking_rules: Vec<(Packet, BlockingRule)>,
-    /// Our own rules that are not there.
+    /// The missing rules of the network.
     pub(crate) missing: Vec<MissingRules>,
-    /// The package whose program is needed and is not installed.
+    /// The package of a required program that is not installed.
     pub(crate) lacks: Option<String>,
-    /// Which table iptables does not show, as far as our rules are concerned.
+    /// Why iptables cannot show a table with rules of the network.
     pub(crate) not_shown: Option<String>,
-    /// Why rules could not be read.
+    /// Why packet filters could not be read.
     pub(crate) failures: Vec<String>,
-    /// Whether kube-proxy keeps rules here.
+    /// Whether kube-proxy has rules.
     pub(crate) has_kube_proxy: bool,
-    /// Whether ufw does.
+    /// Whether ufw has rules.
     pub(crate) has_ufw: bool,
 }
 
@@ -252,18 +252,18 @@ impl Facts {
         self.sysctls.get(path).map(String::as_str)
     }
 
-    /// The tunnel devices that are there.
+    /// Returns the links of the existing tunnel devices.
     pub(crate) fn devices(&self) -> impl Iterator<Item = &Link> {
         let wanted = self.network.iter().flat_map(|network| &network.devices);
         wanted.filter_map(|device| self.link(&device.name))
     }
 
-    /// The host's own lease.
+    /// Returns the host's lease.
     pub(crate) fn own(&self) -> Option<&Lease> {
         self.network.as_ref()?.own.as_ref()
     }
 
-    /// The bridges of the host's pods: those that have an address in its subnet.
+    /// Returns the bridges of the host's pods: those with an address in its subnet.
     pub(crate) fn pod_bridges(&self) -> impl Iterator<Item = &Link> {
         let is_pods = |link: &&Link| {
             link.kind == flannel_netlink::LinkKind::Bridge
@@ -275,22 +275,21 @@ impl Facts {
         self.links.iter().filter(is_pods)
     }
 
-    /// By which link packets to an address inside the network leave, as far as the routes of the main table say.
-    pub(crate) fn way_to(&self, address: IpAddr) -> Option<String> {
+    /// Returns the link that the main table routes an overlay address to.
+    pub(crate) fn outgoing_link(&self, address: IpAddr) -> Option<String> {
         let fits =
             |route: &&Route| route.destination.contains(&address) && route.destination.prefix_len() > 0;
         let best = self.routes.iter().filter(fits).max_by_key(|route| route.destination.prefix_len())?;
         best.index.map(|index| self.link_name(index).to_owned())
     }
 
-    /// Tells whether the daemon runs.
+    /// Returns whether the agent runs.
     pub(crate) fn is_running(&self) -> bool {
         self.own_daemon.is_some()
     }
 }
 
-/// Of two leases that cannot both be right, the one that goes: not the host's own, or else the one that was written
-/// first.
+/// Returns the stale one of two conflicting leases: not the host's own, or else the older one.
 pub(crate) fn leftover<'l>(facts: &Facts, one: &'l Lease, other: &'l Lease) -> &'l Lease {
     let own = facts.own().map(|own| own.subnet);
     if own == Some(one.subnet) || (own != Some(other.subnet) && other.revision < one.revision) {
@@ -308,7 +307,7 @@ pub(super) mod tests {
     use super::*;
     use crate::doctor::profile::AgentRegistry;
 
-    /// A registry that nothing is asked of.
+    /// A registry that no check reads.
     #[derive(Debug)]
     struct TestRegistry;
 
@@ -337,7 +336,7 @@ pub(super) mod tests {
         }
     }
 
-    /// A host that runs a daemon and has nothing wrong.
+    /// A host with a running agent and without faults.
     pub(in crate::doctor) fn healthy() -> Facts {
         let options = AgentProfile {
             subnet_file: "/run/flannel/subnet.env".into(),
@@ -354,7 +353,7 @@ pub(super) mod tests {
         let own = lease("10.5.1.0-24", "192.168.64.1");
         let external = ExternalInterface::new("eth0", 2, 1500, own.attrs.public);
         let vxlan = OpenVxlan::new(flannel_netlink::Namespace::current().expect("the namespace"));
-        let network = Network {
+        let network = NetworkFacts {
             config: config.clone(),
             own: Some(own.clone()),
             devices: vxlan.data_path(&config, &external).expect("valid").devices,
@@ -379,7 +378,7 @@ pub(super) mod tests {
             own_daemon: Some(daemon),
             may_change_network: Some(true),
             may_look: true,
-            kernel: Kernel { has_vxlan: Some(true), has_nftables: true, ..Kernel::default() },
+            kernel: KernelFacts { has_vxlan: Some(true), has_nftables: true, ..KernelFacts::default() },
             sysctls: BTreeMap::new(),
             links: Vec::new(),
             addresses: Vec::new(),
@@ -393,13 +392,13 @@ pub(super) mod tests {
                 clock: None,
                 certificates: Vec::new(),
             },
-            memory: CachedFiles::default(),
+            cached: CachedFiles::default(),
             network: Some(network),
             peers: Vec::new(),
             plan: None,
             held_peers: 0,
             sockets: Vec::new(),
-            firewall: Firewall::default(),
+            firewall: FirewallFacts::default(),
             managed: Vec::new(),
             options,
         }

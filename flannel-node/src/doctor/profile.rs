@@ -1,4 +1,4 @@
-//! How the agent that doctor looks at is run, and what doctor asks of its registry.
+//! The options of the examined agent, and its registry.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,27 +10,27 @@ use flannel_firewall::RuleOptions;
 
 use super::facts::{ConfigFact, RegistryFacts};
 
-/// Chooses the external interface of a network, or of one whose configuration is not known.
-pub type ChooseExternal =
+/// Selects the external interface for a network, or without knowing the configuration.
+pub type ExternalLookup =
     Arc<dyn Fn(Option<&NetworkConfig>) -> Result<ExternalInterface, String> + Send + Sync>;
 
-/// How a node agent is run, or would be.
+/// The options of a node agent, for doctor.
 #[derive(Clone)]
 pub struct AgentProfile {
-    /// The file that tells the container runtime its subnet.
+    /// The subnet file.
     pub subnet_file: PathBuf,
-    /// The file in which the network is cached.
+    /// The cache file of the network.
     pub cache: PathBuf,
-    /// The file that holds the id of the host.
+    /// The file with the ID of the host.
     pub node_id: PathBuf,
-    /// The socket at which the agent serves its status.
+    /// The status socket.
     pub status_socket: Option<PathBuf>,
-    /// The firewall rules that the agent keeps.
+    /// The firewall rules that the agent maintains.
     pub rules: RuleOptions,
-    /// Whether the agent closes the tunnel's port to everybody but peers.
+    /// Whether only peers may send to the tunnel's port.
     pub restrict_tunnel_port: bool,
-    /// Chooses the external interface as the agent does.
-    pub external: ChooseExternal,
+    /// Selects the external interface as the agent does.
+    pub external: ExternalLookup,
     /// The registry of the network.
     pub registry: Arc<dyn AgentRegistry>,
 }
@@ -45,26 +45,26 @@ impl fmt::Debug for AgentProfile {
 }
 
 impl AgentProfile {
-    /// Tells whether another agent works on the same network, as far as can be told without asking.
+    /// Returns whether another agent uses the same network, by the options alone.
     pub(super) fn is_same_network(&self, other: &Self) -> bool {
         let others = other.registry.networks();
         self.registry.networks().iter().any(|network| others.contains(network))
     }
 }
 
-/// The registry of an agent, as doctor looks at it.
+/// The registry of an agent, for doctor.
 #[async_trait]
 pub trait AgentRegistry: fmt::Debug + Send + Sync {
-    /// Returns the names by which the network is known: two agents that share one work on the same network.
+    /// Returns names of the network: two agents with a common name use the same network.
     fn networks(&self) -> Vec<String>;
 
     /// Returns the name of the network in the agent's cache.
     fn cache_key(&self) -> &str;
 
-    /// Reads everything that doctor judges by.
+    /// Reads the facts.
     async fn read(&self) -> RegistryFacts;
 
-    /// Reads the configuration of the network alone.
+    /// Reads only the configuration of the network.
     async fn config(&self) -> Option<NetworkConfig> {
         match self.read().await.config {
             ConfigFact::Valid(config) => Some(config),
@@ -77,11 +77,11 @@ pub trait AgentRegistry: fmt::Debug + Send + Sync {
     }
 }
 
-/// Writes the shell commands that change a registry by hand, for the cures of findings.
+/// Writes shell commands that change a registry by hand.
 pub trait RegistryCommands: fmt::Debug + Send + Sync {
-    /// Removes the record of a lease, by its key below the one that holds all.
+    /// Returns a command that removes the record of a lease, given its key.
     fn remove_record(&self, key: &str) -> String;
 
-    /// Writes the network configuration.
+    /// Returns a command that writes the network configuration.
     fn write_config(&self, text: &str) -> String;
 }

@@ -223,7 +223,7 @@ fn ready(socket: Socket, from: SocketAddr) -> io::Result<UdpSocket> {
 
 fn explained(error: &io::Error) -> String {
     let hint = match error.kind() == io::ErrorKind::PermissionDenied {
-        true => ": to ask by ICMP takes root, CAP_NET_RAW or the sysctl net.ipv4.ping_group_range",
+        true => ": ICMP probes need root, CAP_NET_RAW or the sysctl net.ipv4.ping_group_range",
         false => "",
     };
     format!("{error}{hint}")

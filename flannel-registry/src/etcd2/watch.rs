@@ -146,7 +146,7 @@ impl Watch {
         let member = headers.position(known);
         if !known.can_continue_at(&member) {
             self.store.cluster.endpoints.skip(poll.member);
-            return self.relist("the store is another one, or a member lags behind");
+            return self.relist("the store was replaced, or a member lags behind");
         }
         let stands_still = self.quiet_at.take().is_some_and(|at| Some(at) == raft_index(&poll));
         if stands_still && is_partitioned(&self.store, poll.member).await {

@@ -299,7 +299,7 @@ impl Watch {
         };
         let member = response.header().map(Position::of).unwrap_or(known);
         if !known.can_continue_at(&member) {
-            let reason = format!("the store is another one or went back to revision {}", member.revision);
+            let reason = format!("the store was replaced or went back to revision {}", member.revision);
             return self.apply(WatchAction::Relist(reason), known, subscription);
         }
         if subscription.checked_revision != Some(member.revision) {

@@ -85,7 +85,7 @@ pub(super) fn react(known: Position, notice: WatchNotice) -> WatchAction {
             WatchAction::Continue(known.at_member(&member), Vec::new())
         }
         WatchNotice::Created(member) => WatchAction::Relist(format!(
-            "the store is at revision {} or is another store; known revision: {}",
+            "the store was replaced or is at revision {}, known revision: {}",
             member.revision, known.revision
         )),
         WatchNotice::Changed(mut changes) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flannel_core::{KeepEvent, LeaseManager, LeaseRequest, NetworkConfig, RegistryError, SubnetRegistry};
-use flannel_testing::{Call, Fault};
+use flannel_testing::{Call, InjectedFault};
 use futures::StreamExt;
 use tokio::time::timeout;
 
@@ -15,7 +15,7 @@ const PEERS: &[(&str, u8)] = &[("10.5.2.0-24", 2), ("10.5.3.0-24", 3)];
 async fn the_cached_lease_is_used_while_the_registry_is_unavailable() {
     let site = Site::after_a_run(PEERS).await;
     for call in [Call::Config, Call::List, Call::Renew] {
-        site.faulty.fail_next(call, [Fault::Unavailable]);
+        site.faulty.fail_next(call, [InjectedFault::Unavailable]);
         let manager = site.manager();
         assert_eq!(start(&manager).await.unwrap().subnet, key(OWN), "{call:?}");
         assert_eq!(start(&manager).await.unwrap().subnet, key(OWN), "{call:?}");

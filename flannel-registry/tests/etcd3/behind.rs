@@ -44,6 +44,8 @@ fn grpc_proxy(server: &Server, arguments: &[&str]) -> Process {
         "start".to_owned(),
         format!("--endpoints={}", server.url()),
         format!("--listen-addr={address}:2379"),
+        // The proxy connects to itself, and exits if it cannot.
+        format!("--advertise-client-url={address}:2379"),
         format!("--data-dir={}", std::env::temp_dir().join(format!("flannel-etcd-{address}")).display()),
     ];
     all.extend(arguments.iter().map(|&argument| argument.to_owned()));

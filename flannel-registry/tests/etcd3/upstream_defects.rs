@@ -115,7 +115,7 @@ async fn u7_a_partitioned_host_leaves_its_subnet_to_the_new_owner() {
     let overwritten = registry.update(&before, &host(1), DAY).await;
     assert!(matches!(overwritten, Err(RegistryError::Changed(_))), "{overwritten:?}");
     let moved = |node: &Node| node.network.lease().is_some_and(|lease| lease.subnet != subnet(100));
-    one.until("the first has another one", moved).await;
+    one.until("the first has a new lease", moved).await;
     let still = server.ctl(&["get", &subnet_key("10.5.100.0-24"), "-w", "json"]);
     // Everything but the response header, which carries the revision of the store.
     let kvs = |json: &str| json.split_once("\"kvs\"").unwrap().1.to_owned();

@@ -6,7 +6,7 @@ use flannel_core::{
     LeaseManager, LeaseRequest, ManagerError, PeerEvent, PublicAddrs, RegistryError, SubnetRegistry, Term,
 };
 use flannel_registry::MemoryRegistry;
-use flannel_testing::{Call, Fault};
+use flannel_testing::{Call, InjectedFault};
 use futures::StreamExt;
 
 use crate::site::*;
@@ -133,7 +133,7 @@ async fn hosts_that_start_together_get_different_subnets() {
 #[tokio::test(start_paused = true)]
 async fn losing_ten_races_fails_and_may_be_retried() {
     let site = site();
-    site.faulty.fail_next(Call::Create, [Fault::LostRace; 10]);
+    site.faulty.fail_next(Call::Create, [InjectedFault::LostRace; 10]);
     let error = site.acquire().await.unwrap_err();
     assert!(matches!(error, ManagerError::Registry(RegistryError::Exists(_))), "{error:?}");
     assert_eq!(site.faulty.count(Call::List), 10);
@@ -143,7 +143,7 @@ async fn losing_ten_races_fails_and_may_be_retried() {
 #[tokio::test(start_paused = true)]
 async fn a_create_without_a_response_is_found_and_kept() {
     let site = site();
-    site.faulty.fail_next(Call::Create, [Fault::AnswerLost]);
+    site.faulty.fail_next(Call::Create, [InjectedFault::AnswerLost]);
     let lease = site.acquire_with(CONFIG, Some("10.5.7.0-24")).await.unwrap();
     assert_eq!(lease.subnet, key("10.5.7.0-24"));
     assert_eq!(site.list().await, [lease], "not a second lease");
@@ -153,7 +153,7 @@ async fn a_create_without_a_response_is_found_and_kept() {
 #[tokio::test(start_paused = true)]
 async fn a_create_that_never_arrived_is_repeated_for_the_same_subnet() {
     let site = site();
-    site.faulty.fail_next(Call::Create, [Fault::RequestLost, Fault::RequestLost]);
+    site.faulty.fail_next(Call::Create, [InjectedFault::RequestLost, InjectedFault::RequestLost]);
     let lease = site.acquire_with(CONFIG, Some("10.5.7.0-24")).await.unwrap();
     assert_eq!(lease.subnet, key("10.5.7.0-24"));
     assert_eq!(site.list().await, [lease]);
@@ -161,7 +161,7 @@ async fn a_create_that_never_arrived_is_repeated_for_the_same_subnet() {
 
 #[tokio::test(start_paused = true)]
 async fn an_update_or_discard_without_a_response_has_the_same_result() {
-    for lost in [Fault::AnswerLost, Fault::RequestLost] {
+    for lost in [InjectedFault::AnswerLost, InjectedFault::RequestLost] {
         let site = site();
         site.store.create(key("10.5.9.0-24"), &vxlan("a"), DAY).await.unwrap();
         site.faulty.fail_next(Call::Update, [lost]);
@@ -180,7 +180,7 @@ async fn an_update_or_discard_without_a_response_has_the_same_result() {
 #[tokio::test(start_paused = true)]
 async fn an_unavailable_or_refusing_registry_is_not_retried_at_once() {
     let site = site();
-    for fault in [Fault::Unavailable, Fault::Refused] {
+    for fault in [InjectedFault::Unavailable, InjectedFault::Refused] {
         site.faulty.fail_next(Call::Create, [fault]);
         let before = site.faulty.count(Call::Create);
         assert!(matches!(site.acquire().await, Err(ManagerError::Registry(_))));

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use flannel_core::{ConditionName, ExternalUpdate, Lease, NetworkEvent, Phase, PublicAddrs};
-use flannel_testing::{BackendCall, Call, Fault};
+use flannel_testing::{BackendCall, Call, InjectedFault};
 use tokio::time::sleep;
 
 use crate::site::*;
@@ -81,7 +81,7 @@ async fn a_new_address_is_published_after_an_outage() {
 
 #[tokio::test(start_paused = true)]
 async fn a_write_without_a_response_is_checked() {
-    for fault in [Fault::AnswerLost, Fault::RequestLost] {
+    for fault in [InjectedFault::AnswerLost, InjectedFault::RequestLost] {
         let site = site();
         let mut node = running(&site).await;
         let subnet = node.subnet();

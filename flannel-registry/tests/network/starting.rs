@@ -9,7 +9,7 @@ use flannel_core::{
     NetworkConfig, NetworkError, NetworkEvent, NotReady, PeerEvent, Phase, PublicAddrs, Shutdown, SubnetKey,
 };
 use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
-use flannel_testing::{BackendCall, Call, FakeBackend, Fault, FaultyRegistry};
+use flannel_testing::{BackendCall, Call, FakeBackend, FaultyRegistry, InjectedFault};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::Notify;
@@ -48,7 +48,7 @@ async fn a_network_waits_for_its_config() {
 async fn each_step_of_the_start_waits_for_the_registry() {
     for call in [Call::Config, Call::List, Call::Create] {
         let site = site();
-        site.faulty.fail_next(call, [Fault::Unavailable; 3]);
+        site.faulty.fail_next(call, [InjectedFault::Unavailable; 3]);
         let mut node = start(&site.faulty, 1, None);
         for _ in 0..3 {
             node.sees("waiting", |event| matches!(event, NetworkEvent::Waiting { .. }).then_some(())).await;

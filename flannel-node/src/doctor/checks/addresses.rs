@@ -1,4 +1,4 @@
-//! The interface and the address by which other hosts reach this one.
+//! The external interface and the public address.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ pub(in crate::doctor) fn interface(facts: &Facts) -> Vec<Finding> {
     vec![INTERFACE.found(why.clone(), name_one(facts))]
 }
 
-/// Names the interface that is most likely meant.
+/// Suggests the most likely interface.
 fn name_one(facts: &Facts) -> Cure {
     let is_likely = |link: &&Link| {
         link.up
@@ -53,7 +53,7 @@ pub(in crate::doctor) fn public_address(facts: &Facts) -> Vec<Finding> {
             .filter(|link| is_of_containers(facts, link));
         let why = match bridge {
             _ if address.is_loopback() => "is a loopback address".to_owned(),
-            _ if !is_plausible(address) => "is good for its own link only".to_owned(),
+            _ if !is_plausible(address) => "is valid only on its own link".to_owned(),
             Some(bridge) => format!("is that of the bridge {}, which is inside this host", bridge.name),
             None => return None,
         };
@@ -62,7 +62,7 @@ pub(in crate::doctor) fn public_address(facts: &Facts) -> Vec<Finding> {
     addresses.filter_map(judge).collect()
 }
 
-/// A bridge none of whose ports leads out of the host.
+/// Returns whether a bridge has no port that leads out of the host.
 fn is_of_containers(facts: &Facts, link: &Link) -> bool {
     let mut ports = facts.links.iter().filter(|port| port.master == Some(link.index));
     link.kind == LinkKind::Bridge && ports.all(|port| matches!(port.kind, LinkKind::Veth | LinkKind::Tun))

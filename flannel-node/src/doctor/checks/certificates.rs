@@ -1,4 +1,4 @@
-//! The dates of the certificates that etcd is reached with.
+//! The dates of the certificates for etcd.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,9 +17,9 @@ pub(super) const EXPIRES_SOON: Fault = Fault::warning(
     "etcd and this host will not accept it then; the daemon reads a new file without a restart",
 );
 
-/// Who replaces certificates by hand needs days; those that live for days only are replaced by programs.
+/// Replacing a certificate by hand takes days; short-lived ones are replaced by programs.
 const SOON: Duration = Duration::from_secs(14 * 86_400);
-/// Of its whole life, so much is left when one that lives for days should have been replaced.
+/// The last fraction of a short lifetime, as one in this number, in which a certificate should have been replaced.
 const LAST_PART: u32 = 5;
 
 pub(in crate::doctor) fn dates(facts: &Facts) -> Vec<Finding> {
@@ -33,7 +33,7 @@ fn judge(facts: &Facts, certificate: &Certificate) -> Option<Finding> {
     let (fault, how) = if facts.now > *not_after {
         (&EXPIRED, format!("expired on {}", date(*not_after)))
     } else if facts.now < *not_before {
-        (&NOT_YET_VALID, format!("is good from {} on", date(*not_before)))
+        (&NOT_YET_VALID, format!("is not valid before {}", date(*not_before)))
     } else if facts.now + soon > *not_after {
         (&EXPIRES_SOON, format!("expires on {}", date(*not_after)))
     } else {

@@ -1,4 +1,4 @@
-//! What packet filters do with packets of the network.
+//! The packet filters.
 
 use std::net::IpAddr;
 
@@ -18,7 +18,7 @@ pub(super) const FORWARD: Fault = Fault::error(
     "packets between pods of this host and those of other hosts are dropped on this host",
 );
 
-/// One finding for each rule that stops something.
+/// Returns a finding for each rule that drops packets of the network.
 pub(in crate::doctor) fn blocking_rules(facts: &Facts) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
     for (packet, blocking) in &facts.firewall.blocking_rules {
@@ -52,7 +52,7 @@ fn kind(packet: &Packet) -> String {
     }
 }
 
-/// Rules in front of the one in the way, which let through what is the network's.
+/// Returns commands that insert accepting rules in front of the dropping one.
 fn open(facts: &Facts, packet: &Packet, location: &RuleLocation) -> Cure {
     let interface = match packet.path {
         PacketPath::Input => packet.incoming.as_ref().map(|name| ("-i", "iifname", name)),
@@ -97,7 +97,7 @@ fn open(facts: &Facts, packet: &Packet, location: &RuleLocation) -> Cure {
     Cure::run(commands)
 }
 
-/// What the program is told that made the rule, so that it opens the way by itself.
+/// Returns commands for the program that made the rule.
 fn lasting(facts: &Facts, packet: &Packet, location: &RuleLocation) -> Vec<String> {
     let is_forward = packet.path == PacketPath::Forward;
     let ranges = ranges(facts, packet.destination);
@@ -121,7 +121,7 @@ fn lasting(facts: &Facts, packet: &Packet, location: &RuleLocation) -> Vec<Strin
     }
 }
 
-/// The ranges of the network in the family of an address.
+/// Returns the networks in the family of an address.
 fn ranges(facts: &Facts, of: IpAddr) -> Vec<IpNet> {
     let pools = facts.network.iter().flat_map(|network| network.config.pools());
     pools.map(|pool| pool.network()).filter(|net| net.addr().is_ipv4() == of.is_ipv4()).collect()
@@ -141,7 +141,7 @@ pub(super) const UNREADABLE: Fault = Fault::warning(
     "doctor cannot tell which packets are dropped, and the daemon cannot maintain rules that it cannot read",
 );
 
-/// Where no lease is, no rules are missing.
+/// Without a lease no rules are missing.
 pub(in crate::doctor) fn rules(facts: &Facts) -> Vec<Finding> {
     let missing = |rules: &MissingRules| {
         let MissingRules { program, input, .. } = rules;

@@ -1,4 +1,4 @@
-//! Whether the kernel passes on what arrives for pods.
+//! IP forwarding and the reverse path filter.
 
 use std::net::IpAddr;
 
@@ -58,7 +58,7 @@ pub(super) const STRICT_BELOW: Fault = Fault::error(
     "packets of the tunnel from that host are dropped, because replies to it leave by another link",
 );
 
-/// The larger of the two values of `rp_filter` counts (`Documentation/networking/ip-sysctl.rst`); 1 is strict.
+/// The larger of the two `rp_filter` values applies (`Documentation/networking/ip-sysctl.rst`); 1 is strict.
 fn is_strict(facts: &Facts, link: &str) -> bool {
     let read = |path: String| facts.sysctl(&path).and_then(|value| value.parse::<u8>().ok()).unwrap_or(0);
     let all = read("net/ipv4/conf/all/rp_filter".to_owned());
@@ -68,7 +68,7 @@ fn is_strict(facts: &Facts, link: &str) -> bool {
 pub(in crate::doctor) fn reverse_path(facts: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
     let loosen = |link: &str| Cure::sysctl(&format!("net/ipv4/conf/{link}/rp_filter"), 2);
-    // What is masqueraded where it enters has a source inside the network.
+    // Masqueraded packets have a source inside of the network.
     if !facts.options.rules.masquerade {
         for device in facts.devices().filter(|device| is_strict(facts, &device.name)) {
             let what = format!("the reverse path filter is strict on {}", device.name);
@@ -99,7 +99,7 @@ pub(super) const BRIDGE: Fault = Fault::warning(
      whose endpoint is on the same host",
 );
 
-/// Whether it is needed, kube-proxy's chains tell.
+/// Only kube-proxy needs it.
 pub(in crate::doctor) fn bridge(facts: &Facts) -> Vec<Finding> {
     const SETTING: &str = "net/bridge/bridge-nf-call-iptables";
     let Some(bridge) = facts.pod_bridges().next().filter(|_| facts.firewall.has_kube_proxy) else {

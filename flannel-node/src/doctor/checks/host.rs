@@ -1,4 +1,4 @@
-//! What the host itself must offer: rights, kernel features, programs, a free port.
+//! Requirements on the host: capabilities, kernel features, programs, a free port.
 
 use flannel_core::KernelFeature;
 use flannel_netlink::Link;
@@ -34,12 +34,12 @@ pub(super) const NOT_ROOT: Fault = Fault::warning(
 );
 
 pub(in crate::doctor) fn not_root(facts: &Facts) -> Vec<Finding> {
-    // Where that is the daemon's fault, too, it is told as the daemon's.
+    // The finding about the agent includes this one.
     if facts.may_look || facts.may_change_network == Some(false) {
         return Vec::new();
     }
     let program = quoted(&facts.program.to_string_lossy());
-    let what = "doctor runs without CAP_NET_ADMIN and sees a part only";
+    let what = "doctor runs without CAP_NET_ADMIN and cannot see everything";
     vec![NOT_ROOT.found(what, Cure::run([format!("sudo {program} doctor")]))]
 }
 
@@ -63,16 +63,18 @@ pub(in crate::doctor) fn kernel(facts: &Facts) -> Vec<Finding> {
     };
     let mut found = Vec::new();
     if needs(KernelFeature::Vxlan) && kernel.has_vxlan == Some(false) {
-        found.push(KERNEL_VXLAN.found(format!("kernel {release} makes no VXLAN device"), module("vxlan")));
+        found.push(
+            KERNEL_VXLAN.found(format!("kernel {release} cannot create VXLAN devices"), module("vxlan")),
+        );
     }
     if let Some(why) = kernel.no_tun.as_ref().filter(|_| needs(KernelFeature::Tun)) {
         let make =
             "modprobe tun; [ -c /dev/net/tun ] || { mkdir -p /dev/net && mknod /dev/net/tun c 10 200; }";
         found.push(TUN_DEVICE.found(why.clone(), Cure { commands: vec![make.to_owned()], ..module("tun") }));
     }
-    // Who may not ask gets no answer either.
+    // Without the capability the kernel refuses the request.
     if network.config.enable_nftables && !kernel.has_nftables && facts.may_look {
-        let what = format!("kernel {release} does not answer about nftables");
+        let what = format!("kernel {release} does not support nftables");
         found.push(KERNEL_NFTABLES.found(what, module("nf_tables")));
     }
     found
@@ -115,7 +117,7 @@ pub(in crate::doctor) fn port_taken(facts: &Facts) -> Vec<Finding> {
     let is_ours = |pid: u32| facts.own_daemon.as_ref().is_some_and(|daemon| daemon.pid == pid);
     let is_in_order = |socket: &&Socket| match &socket.owner {
         Some((pid, _)) => is_ours(*pid),
-        // The socket of a VXLAN device belongs to no process; a device that is in the way is told of by itself.
+        // The socket of a VXLAN device has no owner; a conflicting device is another finding.
         None => facts.links.iter().filter_map(Link::vxlan).any(|vxlan| vxlan.port == socket.port),
     };
     let found = |socket: &Socket| {
@@ -126,7 +128,7 @@ pub(in crate::doctor) fn port_taken(facts: &Facts) -> Vec<Finding> {
         };
         PORT_TAKEN.found(format!("{who} has UDP port {port} on {address}"), cure)
     };
-    // One for IPv4 and one for IPv6 are one program's.
+    // A program may have a socket per address family.
     let mut taken: Vec<&Socket> = facts.sockets.iter().filter(|socket| !is_in_order(socket)).collect();
     taken.dedup_by_key(|socket| &socket.owner);
     taken.into_iter().map(found).collect()

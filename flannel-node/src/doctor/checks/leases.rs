@@ -1,4 +1,4 @@
-//! The leases: this host's own, and those of others.
+//! The leases of this host and of others.
 
 use std::net::IpAddr;
 
@@ -18,19 +18,19 @@ pub(super) const TAKEN: Fault = Fault::error(
     "pods have addresses that belong to another host, to which all other hosts send",
 );
 
-/// Compares what the host remembers with what the registry says. A daemon that runs sees to it by itself.
+/// Compares the cached lease with the registry. A running agent does so itself.
 pub(in crate::doctor) fn own(facts: &Facts) -> Vec<Finding> {
     let (Some(snapshot), false) = (&facts.registry.leases, facts.is_running()) else {
         return Vec::new();
     };
-    let Some(remembered) = &facts.memory.network else { return Vec::new() };
-    let subnet = remembered.own.subnet;
+    let Some(cached) = &facts.cached.network else { return Vec::new() };
+    let subnet = cached.own.subnet;
     if facts.own().is_some_and(|own| own.subnet == subnet) {
         return Vec::new();
     }
     match snapshot.leases.iter().find(|lease| lease.subnet.overlaps(&subnet)) {
         None => {
-            let what = format!("the lease {subnet} that this host had is not in the registry any more");
+            let what = format!("the lease {subnet} that this host had is no longer in the registry");
             vec![EXPIRED.found(what, daemons::start())]
         }
         Some(other) => {
@@ -52,7 +52,7 @@ pub(super) const OVERLAP: Fault = Fault::error(
     "packets to the common addresses reach only one of the hosts; each sender decides on its own which",
 );
 
-/// In the order of their first addresses, subnets that overlap lie side by side.
+/// Overlapping subnets are adjacent when sorted by their first addresses.
 pub(in crate::doctor) fn overlap(facts: &Facts) -> Vec<Finding> {
     let leases = facts.registry.leases.iter().flat_map(|snapshot| &snapshot.leases);
     let mut nets: Vec<(IpNet, &Lease)> =
@@ -80,7 +80,7 @@ pub(super) const UNREACHABLE_HOST: Fault = Fault::warning(
 );
 pub(super) const NO_ROUTE: Fault =
     Fault::error("host-no-route", "no packet can be sent to that host, so its pods are unreachable");
-/// More would hide the rest.
+/// The maximum number of findings.
 const MOST: usize = 10;
 
 pub(in crate::doctor) fn hosts(facts: &Facts) -> Vec<Finding> {
@@ -93,10 +93,10 @@ pub(in crate::doctor) fn hosts(facts: &Facts) -> Vec<Finding> {
         }
         (peer.answer == HostResponse::NoHost).then(|| {
             let term = match peer.lease.term {
-                flannel_core::Term::Limited => "runs out by itself",
-                flannel_core::Term::Permanent => "never runs out",
+                flannel_core::Term::Limited => "expires",
+                flannel_core::Term::Permanent => "never expires",
             };
-            let what = format!("no host answers at {public}, which has the lease {subnet}, and that {term}");
+            let what = format!("no host answers at {public}, which has the lease {subnet}; the lease {term}");
             let remove = facts.registry.commands.remove_record(&subnet.to_string());
             UNREACHABLE_HOST.found(what, Cure::run([remove]))
         })
@@ -104,7 +104,7 @@ pub(in crate::doctor) fn hosts(facts: &Facts) -> Vec<Finding> {
     facts.peers.iter().filter_map(judge).take(MOST).collect()
 }
 
-/// Through the router that other hosts are reached by, if there is one.
+/// Suggests the router of the external interface, if there is one.
 fn route_to(facts: &Facts, address: IpAddr) -> String {
     let gateway = facts.routes.iter().find_map(|route| {
         route.gateway.filter(|gateway| {

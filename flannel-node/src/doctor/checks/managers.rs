@@ -1,4 +1,4 @@
-//! Network managers that look after our devices.
+//! Network managers that manage flannel's devices.
 
 use crate::doctor::facts::{Facts, Manager};
 use crate::doctor::finding::{Cure, Fault, Finding};
@@ -27,7 +27,7 @@ pub(in crate::doctor) fn managed(facts: &Facts) -> Vec<Finding> {
     facts.managed.iter().map(found).collect()
 }
 
-/// systemd.network(5): the first file that matches counts, so its name begins with a small number.
+/// The first matching file applies (systemd.network(5)), so its name starts with a small number.
 fn networkd() -> Cure {
     const FILE: &str = "/etc/systemd/network/10-flannel.network";
     Cure::run([
@@ -38,7 +38,7 @@ fn networkd() -> Cure {
     ])
 }
 
-/// NetworkManager.conf(5), `unmanaged-devices`.
+/// See `unmanaged-devices` in NetworkManager.conf(5).
 fn network_manager() -> Cure {
     const FILE: &str = "/etc/NetworkManager/conf.d/10-flannel.conf";
     Cure::run([

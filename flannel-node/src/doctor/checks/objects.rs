@@ -1,4 +1,4 @@
-//! What the kernel holds for the network, beside what it should hold.
+//! Differences between the kernel's objects and the desired ones.
 
 use flannel_core::{PeerFailure, PlannedAction, PlannedChange};
 
@@ -15,7 +15,7 @@ pub(super) const STALE: Fault = Fault::warning(
     "packets to subnets that no host has, or that another host has now, take the wrong path",
 );
 
-/// One finding for what is to be put, and one for what is to go: a host that lacks one object often lacks thousands.
+/// Returns one finding for all missing objects and one for all stale ones: there may be thousands.
 pub(in crate::doctor) fn changes(facts: &Facts) -> Vec<Finding> {
     let of = |is_removal: bool| {
         let planned = facts.plan.iter().flat_map(|plan| &plan.changes);
@@ -30,7 +30,7 @@ pub(in crate::doctor) fn changes(facts: &Facts) -> Vec<Finding> {
         [(false, &MISSING, "not as they should be"), (true, &STALE, "left over")]
     {
         let count = of(is_removal).count();
-        // Peers of whom too many left at once are kept on purpose for a while, and so is what leads to them.
+        // Objects of peers that are kept after they left are no fault.
         let is_held = is_removal && facts.held_peers > 0;
         if count > 0 && !is_held {
             let what = format!("{count} objects are {words}: {}", list(of(is_removal)));
@@ -40,7 +40,7 @@ pub(in crate::doctor) fn changes(facts: &Facts) -> Vec<Finding> {
     found
 }
 
-/// So many are named.
+/// The maximum number of objects that are named.
 const NAMED: usize = 5;
 
 fn list<'c>(changes: impl Iterator<Item = &'c PlannedChange>) -> String {
@@ -58,7 +58,7 @@ pub(super) const PEER: Fault = Fault::warning(
     "peer-unusable",
     "this host cannot send to it; if the record is removed, a running host writes a valid one",
 );
-/// More would hide the rest.
+/// The maximum number of findings.
 const MOST: usize = 10;
 
 pub(in crate::doctor) fn peers(facts: &Facts) -> Vec<Finding> {

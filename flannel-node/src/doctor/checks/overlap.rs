@@ -1,4 +1,4 @@
-//! Other networks in the range of ours.
+//! Networks that overlap the overlay.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ pub(super) fn overlap(one: &IpNet, other: &IpNet) -> bool {
     one.contains(other) || other.contains(one)
 }
 
-/// The ranges of the network.
+/// Returns the networks of the overlay.
 fn ranges(facts: &Facts) -> Vec<IpNet> {
     facts.network.iter().flat_map(|network| network.config.pools()).map(|pool| pool.network()).collect()
 }
@@ -46,7 +46,7 @@ pub(in crate::doctor) fn underlay(facts: &Facts) -> Vec<Finding> {
 pub(super) const ADDRESS: Fault =
     Fault::error("network-overlaps-link", "packets to pods of other hosts leave by that link and are lost");
 
-/// Looks at the addresses of links that are neither ours nor those of our pods.
+/// Checks the addresses of foreign links.
 pub(in crate::doctor) fn addresses(facts: &Facts) -> Vec<Finding> {
     let is_ours = |address: &Address| {
         facts.devices().any(|device| device.index == address.index)
@@ -71,7 +71,7 @@ pub(in crate::doctor) fn addresses(facts: &Facts) -> Vec<Finding> {
     facts.addresses.iter().filter_map(found).collect()
 }
 
-/// The address of a bridge for pods: the first one of the subnet.
+/// Returns the address of a bridge for pods: the first one of the subnet.
 fn bridge_address(subnet: IpNet) -> Option<String> {
     let first: IpAddr = subnet.hosts().next()?;
     Some(format!("{first}/{}", subnet.prefix_len()))
@@ -80,7 +80,7 @@ fn bridge_address(subnet: IpNet) -> Option<String> {
 pub(super) const ROUTE: Fault =
     Fault::error("network-overlaps-route", "packets to pods in its range take that route and are lost");
 
-/// Looks at routes into the network that are not the network's own.
+/// Checks foreign routes into the overlay.
 pub(in crate::doctor) fn routes(facts: &Facts) -> Vec<Finding> {
     let found = |route: &Route| {
         let range = ranges(facts).into_iter().find(|range| range.contains(&route.destination))?;
@@ -103,21 +103,21 @@ fn is_known(facts: &Facts, route: &Route) -> bool {
     let is_beside = route.index.is_some_and(|index| is_udp_beside(facts, index));
     let is_own_subnet =
         facts.own().is_some_and(|own| own.subnet.nets().any(|subnet| subnet.contains(&route.destination)));
-    // Direct routes lead to the peer that has the subnet.
+    // Direct routes lead to the peer with the subnet.
     let is_direct = facts.peers.iter().any(|peer| {
         peer.lease.subnet.nets().any(|subnet| subnet == route.destination)
             && route
                 .gateway
                 .is_some_and(|gateway| peer.lease.attrs.public.addresses().any(|public| public == gateway))
     });
-    // The kernel makes them for addresses, which are looked at by themselves.
+    // The kernel adds them for addresses, which another check covers.
     let is_kernels = route.protocol == Route::PROTOCOL_KERNEL;
-    // With -ip-blackhole-route there is one for the own subnet, and without a lease nobody knows whose it was.
+    // -ip-blackhole-route adds one for the host's subnet.
     let is_blackhole = route.kind == RouteKind::Blackhole;
     is_ours || is_beside || is_own_subnet || is_direct || is_kernels || is_blackhole
 }
 
-/// Tells whether a link is the device by which this host carries UDP beside its tunnel, for peers that have none.
+/// Returns whether a link is the TUN device of the fallback during a migration.
 fn is_udp_beside(facts: &Facts, index: u32) -> bool {
     let is_tun = facts.links.iter().any(|link| link.index == index && link.kind == LinkKind::Tun);
     let mut addresses = facts.addresses.iter().filter(|address| address.index == index);

@@ -1,4 +1,4 @@
-//! The registry: whether it can be used, and what is in it.
+//! The registry and its contents.
 
 use std::time::{Duration, SystemTime};
 
@@ -59,7 +59,7 @@ pub(in crate::doctor) fn config(facts: &Facts) -> Vec<Finding> {
     }]
 }
 
-/// A network that nothing on this host is in the way of.
+/// Returns a network that overlaps nothing on this host.
 pub(super) fn free_network(facts: &Facts) -> String {
     let is_free = |candidate: &&str| {
         let Ok(net) = candidate.parse::<IpNet>() else { return false };
@@ -72,7 +72,7 @@ pub(super) fn free_network(facts: &Facts) -> String {
     candidates.into_iter().find(is_free).unwrap_or("10.5.0.0/16").to_owned()
 }
 
-/// The text of a configuration with another network in it.
+/// Returns a configuration with another network.
 pub(super) fn with_network(config: &NetworkConfig, network: &str) -> String {
     let mut members = members(config);
     for name in ["SubnetMin", "SubnetMax"] {
@@ -81,7 +81,7 @@ pub(super) fn with_network(config: &NetworkConfig, network: &str) -> String {
     set(members, "Network", network.into())
 }
 
-/// The text of a configuration with another value of one member.
+/// Returns a configuration with another value of a member.
 pub(super) fn with_member(config: &NetworkConfig, name: &str, value: Value) -> String {
     set(members(config), name, value)
 }
@@ -90,7 +90,7 @@ fn members(config: &NetworkConfig) -> Map<String, Value> {
     serde_json::from_str(config.source.as_str()).unwrap_or_default()
 }
 
-/// Names of members count in any case, as in Go.
+/// Member names are case-insensitive, as in Go.
 fn set(mut members: Map<String, Value>, name: &str, value: Value) -> String {
     members.retain(|other, _| !other.eq_ignore_ascii_case(name));
     members.insert(name.to_owned(), value);
@@ -101,7 +101,7 @@ pub(super) const BAD_RECORD: Fault = Fault::warning(
     "bad-record",
     "an invalid record is ignored: if it belongs to a host, that host is unreachable",
 );
-/// More would hide the rest.
+/// The maximum number of findings.
 const MOST: usize = 10;
 
 pub(in crate::doctor) fn bad_records(facts: &Facts) -> Vec<Finding> {
@@ -118,13 +118,13 @@ pub(super) const CLOCK: Fault = Fault::warning(
     "TLS validates certificates by the clock, and the logs of hosts cannot be compared; one of the two clocks \
      is wrong",
 );
-/// A header tells whole seconds, and clocks that are kept right differ by less.
+/// More than the resolution of the header and the skew of synchronised clocks.
 const TOLERATED: Duration = Duration::from_secs(10);
 
 pub(in crate::doctor) fn clock(facts: &Facts) -> Vec<Finding> {
     let Some(clock) = &facts.registry.clock else { return Vec::new() };
     let since = |later: SystemTime, earlier: SystemTime| later.duration_since(earlier).unwrap_or_default();
-    // What lies between question and answer may have been the time there.
+    // The registry's clock was read between request and response.
     let (behind, ahead) = (since(clock.there, clock.answered), since(clock.asked, clock.there));
     let (difference, word) = if behind > ahead { (behind, "behind") } else { (ahead, "ahead of") };
     if difference <= TOLERATED {

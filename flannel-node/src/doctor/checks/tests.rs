@@ -1,4 +1,4 @@
-//! What no lab can make: kernels that lack something.
+//! Faults that a lab cannot create.
 
 use super::examine;
 use crate::doctor::facts::Facts;

@@ -1,4 +1,4 @@
-//! The flannel daemons that run in this network namespace.
+//! The agents that run in this network namespace.
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,8 +13,8 @@ use crate::doctor::profile::AgentProfile;
 type ReadOptions<'a> =
     &'a dyn Fn(Vec<OsString>, &dyn Fn(&str) -> Option<OsString>) -> Result<Option<AgentProfile>, String>;
 
-/// Finds all agents that run the program of this name in this network namespace; what belongs to another user is not seen
-/// without the rights of root.
+/// Finds the processes in this network namespace that run a program of this name. Those of other users are visible to root
+/// only.
 pub fn running(program: &str, options: ReadOptions<'_>) -> Vec<RunningAgent> {
     let own_namespace = fs::read_link("/proc/thread-self/ns/net").ok();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -32,7 +32,7 @@ pub fn running(program: &str, options: ReadOptions<'_>) -> Vec<RunningAgent> {
 }
 
 fn agent(pid: u32, wanted: &str, read: ReadOptions<'_>) -> Option<RunningAgent> {
-    // Looked at before its command line is, which is its own from then on.
+    // Checked before reading the command line, which is its own after exec.
     if is_copy(pid) {
         return None;
     }
@@ -40,7 +40,7 @@ fn agent(pid: u32, wanted: &str, read: ReadOptions<'_>) -> Option<RunningAgent> 
     let mut arguments = words("cmdline").into_iter();
     let program = arguments.next()?;
     let name = Path::new(&program).file_name()?;
-    // One that was replaced by a newer version while it ran is still one.
+    // The file name of a program that was replaced on disk stays the same.
     if name != wanted {
         return None;
     }
@@ -54,7 +54,7 @@ fn agent(pid: u32, wanted: &str, read: ReadOptions<'_>) -> Option<RunningAgent> 
     };
     let options = match read(arguments.clone(), &variable) {
         Ok(Some(options)) => Ok(options),
-        // It does something else, as this process does.
+        // A subcommand, like this process.
         Ok(None) => return None,
         Err(error) => Err(error),
     };
@@ -62,8 +62,7 @@ fn agent(pid: u32, wanted: &str, read: ReadOptions<'_>) -> Option<RunningAgent> 
     Some(RunningAgent { pid, command, unit: unit(pid), options, devices: Vec::new() })
 }
 
-/// Tells whether a process is a copy of its parent that has run no program yet, as a daemon's helper is for a moment: it has
-/// its parent's command line (proc_pid_stat(5); `PF_FORKNOEXEC` in `include/linux/sched.h`).
+/// Returns whether a process has forked but not yet executed a program, so that it has its parent's command line (proc_pid_stat(5); `PF_FORKNOEXEC` in `include/linux/sched.h`).
 fn is_copy(pid: u32) -> bool {
     const FORKED_NO_EXEC: u64 = 0x40;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -71,13 +70,13 @@ fn is_copy(pid: u32) -> bool {
     flags.is_some_and(|flags| flags & FORKED_NO_EXEC != 0)
 }
 
-/// The words of a file in which a zero byte ends each.
+/// Splits a file at zero bytes.
 fn strings(bytes: Vec<u8>) -> Vec<OsString> {
     let words = bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty());
     words.map(|word| OsString::from_vec(word.to_vec())).collect()
 }
 
-/// The command line without the password.
+/// Formats the command line without passwords.
 fn shown(program: &OsString, arguments: &[OsString]) -> String {
     let mut words = vec![program.to_string_lossy().into_owned()];
     let mut is_secret = false;
@@ -97,7 +96,7 @@ fn shown(program: &OsString, arguments: &[OsString]) -> String {
     words.join(" ")
 }
 
-/// The unit of systemd that a process belongs to (systemd's `CGROUP_DELEGATION`: the last part of its group's path).
+/// Returns the systemd unit of a process (systemd's `CGROUP_DELEGATION`: the last part of its group's path).
 fn unit(pid: u32) -> Option<String> {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     let path = groups.lines().next_back()?.rsplit(':').next()?;
@@ -115,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_daemon_that_is_about_to_run_a_program_is_no_second_one() {
-        // A shell by that name, and a copy of it that waits.
+        // A shell by that name, and a forked copy that waits.
         let mut command = Command::new("sh");
         command.arg0("/usr/bin/flanneld").args(["-c", "(read line); :"]).stdin(Stdio::piped());
         let mut shell = command.spawn().expect("a shell");

@@ -1,4 +1,4 @@
-//! What the packet filters of the host do with packets of the network.
+//! The effects of the packet filters on packets of the network.
 
 use std::net::IpAddr;
 
@@ -9,16 +9,16 @@ use flannel_firewall::{
 use flannel_netlink::Namespace;
 use ipnet::IpNet;
 
-use crate::doctor::facts::{Facts, Firewall, Network};
+use crate::doctor::facts::{Facts, FirewallFacts, NetworkFacts};
 
-/// So many peers' packets are led through the rules: a host that lets in some and not others is found all the same.
+/// The maximum number of peers whose packets are evaluated.
 const MOST_PEERS: usize = 256;
-/// A port that nobody has a rule for.
+/// A port without rules.
 const SOME_PORT: u16 = 33_333;
 
-/// Reads all rules, and leads packets of the network through them.
-pub(super) async fn look(namespace: &Namespace, facts: &Facts) -> Firewall {
-    let mut firewall = Firewall::default();
+/// Reads all rules, and evaluates them for packets of the network.
+pub(super) async fn look(namespace: &Namespace, facts: &Facts) -> FirewallFacts {
+    let mut firewall = FirewallFacts::default();
     let (ruleset, failures) = Ruleset::read(namespace).await;
     firewall.failures = failures.iter().map(|failure| chain(failure)).collect();
     firewall.has_kube_proxy = ruleset.has_chain("KUBE-SERVICES");
@@ -36,8 +36,8 @@ pub(super) async fn look(namespace: &Namespace, facts: &Facts) -> Firewall {
 async fn look_for_own_rules(
     namespace: &Namespace,
     facts: &Facts,
-    network: &Network,
-    firewall: &mut Firewall,
+    network: &NetworkFacts,
+    firewall: &mut FirewallFacts,
 ) {
     let agent = &facts.options;
     let own = network.own.as_ref();
@@ -54,7 +54,7 @@ async fn look_for_own_rules(
         }
         Err(error) => firewall.failures.push(chain(&error)),
     }
-    // Without a lease nothing was looked for.
+    // Without a lease no rules are expected.
     let (program, package) = match network.config.enable_nftables {
         false => ("iptables-restore", "iptables"),
         true => ("nft", "nftables"),
@@ -69,9 +69,8 @@ fn package(error: &FirewallError) -> &'static str {
     if let FirewallError::Iptables(..) = error { "iptables" } else { "nftables" }
 }
 
-/// What passes a host of the network: the tunnel's datagrams both ways, and packets between its pods and those of its
-/// peers both ways.
-fn packets(facts: &Facts, network: &Network) -> Vec<Packet> {
+/// Returns sample packets: the tunnel's datagrams and packets between pods, to and from each peer.
+fn packets(facts: &Facts, network: &NetworkFacts) -> Vec<Packet> {
     let (Some(own), Ok(external)) = (&network.own, &facts.external) else {
         return Vec::new();
     };
@@ -92,7 +91,7 @@ fn packets(facts: &Facts, network: &Network) -> Vec<Packet> {
             Some((net, peer.lease.subnet.nets().find(same)?))
         }) {
             let (Some(ours), Some(theirs)) = (some_pod(ours), some_pod(theirs)) else { continue };
-            let outside = facts.way_to(theirs).or_else(|| Some(external.name.clone()));
+            let outside = facts.outgoing_link(theirs).or_else(|| Some(external.name.clone()));
             let packet = |incoming, outgoing, source, destination| {
                 let packet =
                     Packet::new(PacketPath::Forward, source, destination, TransportProtocol::Tcp, SOME_PORT);
@@ -105,7 +104,7 @@ fn packets(facts: &Facts, network: &Network) -> Vec<Packet> {
     packets
 }
 
-/// The third address of a subnet, which a pod may have.
+/// Returns the second host address of a subnet, which a pod may have.
 fn some_pod(net: IpNet) -> Option<IpAddr> {
     match net {
         IpNet::V4(net) => net.hosts().nth(1).map(IpAddr::V4),
@@ -113,7 +112,7 @@ fn some_pod(net: IpNet) -> Option<IpAddr> {
     }
 }
 
-/// Two lists of addresses, of which a pair of one family is wanted.
+/// Finds a pair of addresses of the same family in two lists.
 trait ZipFamily: Iterator<Item = IpAddr> + Sized {
     fn zip_family(self, others: impl Iterator<Item = IpAddr>) -> Option<(IpAddr, IpAddr)> {
         let others: Vec<IpAddr> = others.collect();

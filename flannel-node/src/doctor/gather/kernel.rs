@@ -1,4 +1,4 @@
-//! What the kernel can do, and how it is set.
+//! The features and settings of the kernel.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,10 +6,10 @@ use std::os::unix::fs::FileTypeExt as _;
 
 use flannel_netlink::{Error, Namespace, Netlink, NewLink, NewLinkKind, NewVxlan, Nftables};
 
-use crate::doctor::facts::{Kernel, Network};
+use crate::doctor::facts::{KernelFacts, NetworkFacts};
 
-/// Tries what the daemon needs. Devices are tried in a namespace of their own, which is gone afterwards.
-pub(super) fn features(network: Option<&Network>) -> Kernel {
+/// Tests the required features. Devices are created in a temporary namespace.
+pub(super) fn features(network: Option<&NetworkFacts>) -> KernelFacts {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
     let devices = network.map_or(&[][..], |network| &network.devices);
     let wrong_checksums = if sends_wrong_checksums(&release) {
@@ -19,7 +19,7 @@ pub(super) fn features(network: Option<&Network>) -> Kernel {
     } else {
         Vec::new()
     };
-    Kernel {
+    KernelFacts {
         has_vxlan: has_vxlan(),
         has_nftables: Nftables::open().and_then(|mut kernel| kernel.generation()).is_ok(),
         no_tun: no_tun(),
@@ -35,7 +35,7 @@ fn sends_wrong_checksums(release: &str) -> bool {
     matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < (5, 7))
 }
 
-/// Makes a VXLAN device where nobody sees it.
+/// Creates a VXLAN device in a temporary namespace.
 fn has_vxlan() -> Option<bool> {
     let scratch = Namespace::create().ok()?;
     let vxlan = NewVxlan { vni: 1, ..NewVxlan::default() };
@@ -43,13 +43,13 @@ fn has_vxlan() -> Option<bool> {
         .and_then(|mut netlink| netlink.create_link(&NewLink::new("flannel.1", NewLinkKind::Vxlan(vxlan))));
     match made {
         Ok(()) => Some(true),
-        // `rtnl_newlink` in `net/core/rtnetlink.c` knows no such kind.
+        // `rtnl_newlink` in `net/core/rtnetlink.c` does not know the kind.
         Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::EOPNOTSUPP) => Some(false),
         Err(_) => None,
     }
 }
 
-/// Opens what TUN devices are made by; that alone makes none.
+/// Opens `/dev/net/tun`, which creates no device.
 fn no_tun() -> Option<String> {
     const PATH: &str = "/dev/net/tun";
     match fs::metadata(PATH) {
@@ -62,7 +62,7 @@ fn no_tun() -> Option<String> {
     }
 }
 
-/// Reads the settings that matter, for all links and for these.
+/// Reads the relevant settings, in general and for these links.
 pub(super) fn sysctls(namespace: &Namespace, links: &[String]) -> BTreeMap<String, String> {
     let mut names: Vec<String> = [
         "net/ipv4/ip_forward",

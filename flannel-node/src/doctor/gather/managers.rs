@@ -1,4 +1,4 @@
-//! Which links network managers look after, by what they write down under `/run`.
+//! The links that network managers manage, by their state files under `/run`.
 
 use std::fs;
 use std::path::Path;
@@ -7,12 +7,12 @@ use flannel_netlink::Link;
 
 use crate::doctor::facts::{ManagedLink, Manager};
 
-/// Finds those among the links.
+/// Returns the managed ones among the links.
 pub(super) fn of<'l>(links: impl Iterator<Item = &'l Link>) -> Vec<ManagedLink> {
     let mut managed = Vec::new();
     for link in links {
         for (manager, directory, is_managed) in [
-            // sd_network(3) reads these.
+            // The files that sd_network(3) reads.
             (Manager::Networkd, "/run/systemd/netif/links", is_networkds as fn(&str) -> bool),
             (Manager::NetworkManager, "/run/NetworkManager/devices", is_network_managers),
         ] {
@@ -25,7 +25,7 @@ pub(super) fn of<'l>(links: impl Iterator<Item = &'l Link>) -> Vec<ManagedLink> 
     managed
 }
 
-/// networkctl(1), SETUP STATES: one that no file matches is `unmanaged`, one that it has not looked at yet `pending`.
+/// See SETUP STATES in networkctl(1): a link without a matching file is `unmanaged`, a new one `pending`.
 fn is_networkds(state: &str) -> bool {
     let setup = state.lines().find_map(|line| line.strip_prefix("ADMIN_STATE="));
     matches!(setup, Some("configuring" | "configured" | "failed"))

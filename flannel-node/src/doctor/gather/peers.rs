@@ -1,4 +1,4 @@
-//! Whether the other hosts are there.
+//! The responses of the other hosts.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use tokio::time::timeout;
 
 use crate::doctor::facts::{HostResponse, Peer};
 
-/// A host that is not there is known after three questions on its link, a second apart (`mcast_solicit`, arp(7)).
+/// Longer than neighbour resolution takes to fail: three requests, a second apart (`mcast_solicit`, arp(7)).
 const PATIENCE: Duration = Duration::from_secs(4);
-/// So many hosts are asked at once.
+/// The maximum number of concurrent requests.
 const AT_ONCE: usize = 256;
-/// The port of the service discard (RFC 863): hosts refuse it, which is an answer.
+/// The port of the discard service (RFC 863): a refused connection is a response, too.
 const DISCARD: u16 = 9;
 
-/// Asks each host for a connection that it will refuse.
+/// Requests a connection to the discard port of each host.
 pub(super) async fn look(leases: Vec<Arc<Lease>>) -> Vec<Peer> {
     let mut kernel = Netlink::open().ok();
     let mut peers = Vec::new();

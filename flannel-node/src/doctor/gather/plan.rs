@@ -1,4 +1,4 @@
-//! What a pass of the daemon would write now, as `flanneld plan` tells it.
+//! The plan of the backend.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use flannel_core::{Lease, OpenBackend as _, Plan, PlanRequest};
 use crate::doctor::facts::Facts;
 use crate::plan::peers;
 
-/// A daemon that runs repairs within this time what it can, with much to spare.
+/// The time within which a running agent repairs what it can.
 const REPAIRED: Duration = Duration::from_secs(1);
 
-/// Asks the backend; nothing if it cannot tell. What a daemon is about to put right is no fault.
+/// Returns the plan; `None` if the backend has none. Changes that a running agent makes by itself are not part of it.
 pub(super) async fn look(facts: &Facts) -> Option<Plan> {
     let first = ask(facts)?;
     if !facts.is_running() || first.changes.is_empty() {
@@ -26,12 +26,12 @@ pub(super) async fn look(facts: &Facts) -> Option<Plan> {
 fn ask(facts: &Facts) -> Option<Plan> {
     let network = facts.network.as_ref()?;
     let (own, external) = (network.own.as_ref()?, facts.external.as_ref().ok()?);
-    let leases: &[Arc<Lease>] = match (&facts.registry.leases, &facts.memory.network) {
+    let leases: &[Arc<Lease>] = match (&facts.registry.leases, &facts.cached.network) {
         (Some(snapshot), _) => &snapshot.leases,
-        (None, Some(remembered)) => &remembered.peers,
+        (None, Some(cached)) => &cached.peers,
         (None, None) => return None,
     };
-    // What is remembered is no reason to remove anything.
+    // A cache is no reason to remove anything.
     let peers = peers(leases.iter().cloned(), own, facts.registry.leases.is_some());
     let request = PlanRequest::new(&network.config, external, own, &peers);
     facts.backends.plan(request).ok()

@@ -1,11 +1,11 @@
-//! Who listens on a UDP port of this namespace (`/proc/net/udp`, proc_pid_net(5)).
+//! The sockets on a UDP port of this namespace (`/proc/net/udp`, proc_pid_net(5)).
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::doctor::facts::Socket;
 
-/// All of them, also those of the kernel, as that of a VXLAN device, which have no owner.
+/// Returns all sockets on a port. Those of the kernel, such as a VXLAN device's, have no owner.
 pub(super) fn on(port: u16) -> Vec<Socket> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let listed = read("/proc/thread-self/net/udp") + &read("/proc/thread-self/net/udp6");
@@ -13,14 +13,14 @@ pub(super) fn on(port: u16) -> Vec<Socket> {
     found.map(|(address, port, inode)| Socket { address, port, owner: owner(inode) }).collect()
 }
 
-/// Address, port and number of a socket.
+/// Parses the address, port and inode of a socket.
 fn line(line: &str) -> Option<(IpAddr, u16, u64)> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let (address, port) = fields.get(1)?.split_once(':')?;
     Some((read_address(address)?, u16::from_str_radix(port, 16).ok()?, fields.get(9)?.parse().ok()?))
 }
 
-/// Words of 32 bits in the order of the machine, in hexadecimal digits.
+/// Parses hexadecimal 32-bit words in native byte order.
 fn read_address(text: &str) -> Option<IpAddr> {
     let word = |at: usize| Some(u32::from_str_radix(text.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
     if text.len() == 8 {
@@ -30,7 +30,7 @@ fn read_address(text: &str) -> Option<IpAddr> {
     Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)))
 }
 
-/// The process that has a socket, if this one may see it.
+/// Returns the process that owns a socket, if it is visible.
 fn owner(inode: u64) -> Option<(u32, String)> {
     let wanted = format!("socket:[{inode}]");
     for entry in fs::read_dir("/proc").ok()?.flatten() {
