@@ -48,11 +48,14 @@ impl Manager {
                 tokio::select! {
                     event = events.next() => {
                         let event = event?;
-                        manager.peers_in_use(&match &event {
-                            PeerEvent::Changed(changes) => damping.filter(changes.clone(), now()),
-                            PeerEvent::CacheRejected(subnets) => damping.remove(subnets),
-                            _ => Vec::new(),
-                        });
+                        let changes = if let PeerEvent::Changed(changes) = &event {
+                            damping.filter(changes.clone(), now())
+                        } else if let PeerEvent::CacheRejected(subnets) = &event {
+                            damping.remove(subnets)
+                        } else {
+                            Vec::new()
+                        };
+                        manager.peers_in_use(&changes);
                         return Some((event, (manager, events, damping)));
                     }
                     () = sleep_until(due.unwrap_or_else(now).into()), if due.is_some() => {
