@@ -63,7 +63,7 @@ impl Streams {
     }
 
     /// Inspects server data, and returns what the client receives.
-    pub(crate) fn on_server_data(&mut self, bytes: &[u8], news: WatchFault) -> Vec<u8> {
+    pub(crate) fn on_server_data(&mut self, bytes: &[u8], fault: WatchFault) -> Vec<u8> {
         if !self.is_http2 {
             return bytes.to_vec();
         }
@@ -75,7 +75,7 @@ impl Streams {
             if is_event && self.first_event.is_none() {
                 self.first_event = Some(frame.clone());
             }
-            match news {
+            match fault {
                 WatchFault::Withheld if is_news => {}
                 WatchFault::Lost if is_event => {}
                 WatchFault::Repeated if is_event => {
