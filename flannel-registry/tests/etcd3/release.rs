@@ -174,12 +174,8 @@ impl Node {
     fn peer_events(&mut self) -> Vec<String> {
         let mut seen = Vec::new();
         while let Some(Some(event)) = self.events.next().now_or_never() {
-            match event {
-                NetworkEvent::PeerJoined(_) => seen.push("joined".to_owned()),
-                NetworkEvent::PeerHeld(_) => seen.push("held".to_owned()),
-                NetworkEvent::PeerLeft(_) => seen.push("left".to_owned()),
-                _ => {}
-            }
+            let text = event.to_string();
+            seen.extend(text.strip_prefix("peer ").and_then(|text| text.split(':').next()).map(str::to_owned));
         }
         seen
     }
