@@ -33,7 +33,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use etcd_client::{Client, GetOptions, KvClient, Txn, TxnOp};
-use flannel_benches::{Memory, Options, Spread, figures, machine};
+use flannel_benches::{Options, ProcessMemory, Spread, figures, machine};
 use flannel_netlink::{Namespace, Netlink, RouteFilter};
 use flannel_testing::{Directory, Etcd, EtcdOptions, Lab, LabOptions, Process};
 
@@ -160,7 +160,7 @@ struct Round {
     first: f64,
     restart: f64,
     list: f64,
-    memory: Memory,
+    memory: ProcessMemory,
 }
 
 impl Round {
@@ -182,7 +182,7 @@ impl Round {
         assert_eq!(routes(host), size as usize);
         // By then it has audited the kernel, written its cache and returned unused memory.
         std::thread::sleep(Duration::from_secs(5));
-        let memory = Memory::of(&daemon.id().to_string());
+        let memory = ProcessMemory::of(&daemon.id().to_string());
         daemon.terminate(PATIENCE).unwrap();
         let (mut daemon, restart) = begin();
         assert_eq!(routes(host), size as usize);

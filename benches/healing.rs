@@ -74,9 +74,9 @@ fn main() {
 }
 
 /// A kind of damage to the first host; returns the time right before the system call that does it.
-type Fault = fn(&mut DamagedHost) -> Instant;
+type Damage = fn(&mut DamagedHost) -> Instant;
 
-const VXLAN: [(&str, Fault); 13] = [
+const VXLAN: [(&str, Damage); 13] = [
     ("no damage", |_| Instant::now()),
     ("routes flushed", |damaged| {
         let routes = damaged.routes();
@@ -126,7 +126,7 @@ const VXLAN: [(&str, Fault); 13] = [
     ("external interface down for 300 ms", |damaged| damaged.bounce(Duration::from_millis(300))),
 ];
 
-const DIRECT: [(&str, Fault); 4] = [
+const DIRECT: [(&str, Damage); 4] = [
     ("no damage", |_| Instant::now()),
     ("direct routes flushed", |damaged| {
         let routes = damaged.direct_routes();
@@ -266,7 +266,7 @@ impl Site {
     }
 
     /// One run.
-    fn suffer(&mut self, fault: Fault) -> Run {
+    fn suffer(&mut self, fault: Damage) -> Run {
         let options = PingOptions { timeout: Duration::from_millis(500), ..PingOptions::default() };
         let from = &self.pods[0].namespace;
         let ping = RunningPing::start(from, self.to, Duration::from_millis(1), &options).unwrap();

@@ -25,7 +25,7 @@
 #[path = "../flannel-registry/tests/simulation/store.rs"]
 mod store;
 
-use flannel_benches::{Memory as ProcessMemory, figures, processor_time};
+use flannel_benches::{ProcessMemory, figures, processor_time};
 use flannel_registry::MemoryRegistry;
 use flannel_testing::sim::{SimOptions, simulate};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flannel_backend_vxlan::{OpenVxlan, external_interface};
-use flannel_benches::{Memory, median, processor_time};
+use flannel_benches::{ProcessMemory, median, processor_time};
 use flannel_core::{
     Backend, Dirty, LeaseChange, Network, NetworkOptions, PeerSet, Shutdown, SubnetKey, SubnetRegistry,
     SyncReport, SyncRequest,
@@ -34,7 +34,7 @@ pub(crate) fn measure(size: u32) -> Measured {
     let (report, first) = sync(&mut *backend, &peers, &Dirty::All);
     let first_cpu = processor_time() - before;
     assert_eq!(report.written, all);
-    let memory = Memory::of("self");
+    let memory = ProcessMemory::of("self");
     let change = median((0..CHANGES).map(|i| change(&mut *backend, &mut peers, i * (size / CHANGES))));
     drop(backend);
 

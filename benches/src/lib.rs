@@ -58,14 +58,14 @@ pub fn median(numbers: impl IntoIterator<Item = f64>) -> f64 {
 
 /// The memory of a process, in MiB.
 #[derive(Clone, Copy, Debug)]
-pub struct Memory {
+pub struct ProcessMemory {
     /// The resident memory (`VmRSS`).
     pub resident: f64,
     /// The peak of the resident memory (`VmHWM`).
     pub peak: f64,
 }
 
-impl Memory {
+impl ProcessMemory {
     /// Reads the memory of a process, by its ID or `self` (proc_pid_status(5)).
     ///
     /// # Panics

@@ -13,7 +13,7 @@ use flannel_core::{
     Lease, NetworkOptions, OpenBackend, OpenRequest, SyncReport, SyncRequest,
 };
 use flannel_dataplane::external_interface;
-use flannel_examples::agent::{RunningAgent, agent_options, start_agents};
+use flannel_examples::agent::{AgentThread, agent_options, start_agents};
 use flannel_examples::show_ping;
 use flannel_netlink::{Monitor, Namespace, Netlink, Notification, Route, RouteFilter, WriteRequest};
 use flannel_node::{BackendRegistry, NodeAgent};
@@ -143,7 +143,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (agents, pods) = start_agents(&lab, move |files| agent(registry.clone(), files))?;
     show_ping(&pods[0], &pods[1]).await?;
     println!("flannel_firewall_in_order {}", agents[0].metric("flannel_firewall_in_order")?);
-    agents.into_iter().try_for_each(RunningAgent::stop)?;
+    agents.into_iter().try_for_each(AgentThread::stop)?;
     println!("everything removed");
     Ok(())
 }

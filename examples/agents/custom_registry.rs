@@ -13,7 +13,7 @@ use flannel_core::{
     Lease, LeaseAttrs, NetworkOptions, RegistryError, RegistryEvent, Revision, Snapshot, SubnetKey,
     SubnetRegistry, Term,
 };
-use flannel_examples::agent::{RunningAgent, agent_options, start_agents};
+use flannel_examples::agent::{AgentThread, agent_options, start_agents};
 use flannel_examples::show_ping;
 use flannel_netlink::Namespace;
 use flannel_node::{BackendRegistry, NodeAgent};
@@ -141,7 +141,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     })?;
     show_ping(&pods[0], &pods[1]).await?;
     println!("leases: {}", store.leases().len());
-    agents.into_iter().try_for_each(RunningAgent::stop)?;
+    agents.into_iter().try_for_each(AgentThread::stop)?;
     println!("leases: {}", store.leases().len());
     Ok(())
 }

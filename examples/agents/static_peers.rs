@@ -9,7 +9,7 @@ use std::path::Path;
 
 use flannel_backend_vxlan::{OpenVxlan, external_interface};
 use flannel_core::{NetworkConfig, NetworkOptions, StaticLeaseManager};
-use flannel_examples::agent::{RunningAgent, agent_options};
+use flannel_examples::agent::{AgentThread, agent_options};
 use flannel_examples::show_ping;
 use flannel_netlink::Namespace;
 use flannel_node::{BackendRegistry, NodeAgent};
@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for (host, subnet) in lab.hosts.iter().zip(["10.5.1.0-24", "10.5.2.0-24"]) {
         let manager = StaticLeaseManager::new(config.clone(), subnet.parse()?)?;
         managers.push(manager.clone());
-        agents.push(RunningAgent::start(host, move |files| agent(manager, files))?);
+        agents.push(AgentThread::start(host, move |files| agent(manager, files))?);
     }
     // A lease is complete when the backend has its device. Every host gets the same list and ignores its own lease.
     let leases = [managers[0].lease().await, managers[1].lease().await];

@@ -7,7 +7,7 @@ use flannel_backend_host_gw::OpenHostGw;
 use flannel_backend_udp::OpenUdp;
 use flannel_backend_vxlan::{OpenVxlan, external_interface};
 use flannel_core::{BackendError, Network, NetworkError, NetworkOptions, NotReady, Running, Shutdown};
-use flannel_examples::{Progress, Table};
+use flannel_examples::{Progress, TextTable};
 use flannel_registry::{MemoryRegistry, RegistryLeaseManager};
 use flannel_testing::{Host, INTERFACE, Lab, LabError, LabOptions, Pod};
 use tokio::task::JoinHandle;
@@ -71,7 +71,7 @@ impl Cluster {
 
     pub(crate) fn show(&self) {
         println!("\nhosts");
-        let mut table = Table::new(["host", "address", "subnet", "mtu", "pod"]);
+        let mut table = TextTable::new(["host", "address", "subnet", "mtu", "pod"]);
         for node in &self.nodes {
             let subnets: Vec<_> = node.running.lease.subnet.nets().map(|net| net.to_string()).collect();
             let pods: Vec<_> = node.pod.addresses.iter().map(ToString::to_string).collect();

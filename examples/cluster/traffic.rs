@@ -4,7 +4,7 @@ use std::error::Error;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use flannel_examples::{Progress, Table};
+use flannel_examples::{Progress, TextTable};
 use flannel_testing::{PingError, PingOptions, ping, throughput};
 
 use crate::cluster::{Cluster, Node};
@@ -21,7 +21,7 @@ pub(crate) async fn show(cluster: &Cluster) -> Result<bool, Box<dyn Error>> {
     let pairs = nodes.len() * (nodes.len() - 1);
     let step = Progress::begin("pings");
     let heading = (1..=nodes.len()).map(|number| number.to_string());
-    let mut table = Table::new(std::iter::once("from, to".to_owned()).chain(heading)).right_aligned();
+    let mut table = TextTable::new(std::iter::once("from, to".to_owned()).chain(heading)).right_aligned();
     let mut failures = Vec::new();
     for from in nodes {
         let mut row = vec![from.name.clone()];

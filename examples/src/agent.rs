@@ -31,11 +31,11 @@ pub fn agent_options(files: &Path) -> AgentOptions {
 /// # Errors
 ///
 /// Fails if an agent does not become ready within half a minute.
-pub fn start_agents<B>(lab: &Lab, build: B) -> Result<(Vec<RunningAgent>, Vec<Pod>), Box<dyn Error>>
+pub fn start_agents<B>(lab: &Lab, build: B) -> Result<(Vec<AgentThread>, Vec<Pod>), Box<dyn Error>>
 where
     B: Fn(&Path) -> Result<NodeAgent, Box<dyn Error>> + Clone + Send + 'static,
 {
-    let start = |host| RunningAgent::start(host, build.clone());
+    let start = |host| AgentThread::start(host, build.clone());
     let agents = lab.hosts.iter().map(start).collect::<Result<Vec<_>, _>>()?;
     let pods = lab.hosts.iter().zip(&agents).map(|(host, agent)| {
         agent.wait_until_ready(lab.hosts.len() - 1)?;
@@ -47,13 +47,13 @@ where
 
 /// A running node agent and its files.
 #[derive(Debug)]
-pub struct RunningAgent {
+pub struct AgentThread {
     files: Directory,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<Result<(), String>>,
 }
 
-impl RunningAgent {
+impl AgentThread {
     /// Starts the agent that `build` returns, with its subnet file and its status socket in a directory of its own.
     ///
     /// # Errors

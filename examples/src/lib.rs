@@ -39,12 +39,12 @@ fn flush() {
 
 /// A table whose columns are as wide as their widest cell.
 #[derive(Debug)]
-pub struct Table {
+pub struct TextTable {
     rows: Vec<Vec<String>>,
     right: bool,
 }
 
-impl Table {
+impl TextTable {
     /// Creates a table with a heading; cells are left-aligned.
     pub fn new<S: Into<String>>(heading: impl IntoIterator<Item = S>) -> Self {
         Self { rows: vec![heading.into_iter().map(Into::into).collect()], right: false }

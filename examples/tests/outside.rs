@@ -5,7 +5,7 @@ use std::process::Command;
 
 use flannel_testing::Directory;
 
-/// Crates that a data plane must not depend on: store clients, HTTP, TLS.
+/// Crates that a data plane and a node agent must not depend on: store clients, HTTP, TLS.
 const UNWANTED: [&str; 12] = [
     "etcd-client",
     "h2",
@@ -23,20 +23,21 @@ const UNWANTED: [&str; 12] = [
 
 #[test]
 fn two_crates_of_this_workspace_bring_up_two_hosts_in_sixty_lines_without_a_store_http_or_tls() {
-    let crate_ = Outside::new();
+    let crate_ = Outside::new(&["flannel-core", "flannel-backend-vxlan"]);
     let lines = std::fs::read_to_string(crate_.source()).unwrap().lines().count();
     assert!(lines < 60, "it has {lines} lines");
 
-    let tree = crate_.cargo(&["tree", "--edges", "normal,build", "--prefix", "none", "--format", "{p}"]);
-    let names: Vec<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
-    assert!(names.contains(&"flannel-netlink"), "unexpected dependency tree: {tree}");
-    let unwanted: Vec<_> = names.iter().filter(|name| UNWANTED.contains(name)).collect();
-    assert!(unwanted.is_empty(), "unexpected dependencies {unwanted:?}:\n{tree}");
-
+    crate_.assert_dependencies("flannel-netlink");
     let stdout = crate_.cargo(&["run", "--quiet"]);
     let received = stdout.lines().filter(|line| *line == "host 2 received from 10.5.1.0").count();
     assert_eq!(received, 2, "once after the start, and once after the repair:\n{stdout}");
     assert!(!stdout.contains("failed [O"), "objects failed:\n{stdout}");
+}
+
+#[test]
+fn a_node_agent_with_vxlan_and_probes_depends_on_no_store_http_or_tls() {
+    // The default features of `flannel-node` include probes, doctor and the status server.
+    Outside::new(&["flannel-node", "flannel-backend-vxlan"]).assert_dependencies("socket2");
 }
 
 /// The crate, in a temporary directory.
@@ -45,18 +46,19 @@ struct Outside {
 }
 
 impl Outside {
-    fn new() -> Self {
+    /// Creates a crate that depends on these crates of the workspace.
+    fn new(dependencies: &[&str]) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
         let directory = Directory::new().expect("makes a directory");
         let path = |name: &str| root.join(name).display().to_string();
+        let dependencies: String =
+            dependencies.iter().map(|name| format!("{name} = {{ path = \"{}\" }}\n", path(name))).collect();
         let manifest = format!(
             "[package]\nname = \"outside\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n\
              [[bin]]\nname = \"outside\"\npath = \"{}\"\n\n\
-             [dependencies]\nflannel-core = {{ path = \"{}\" }}\nflannel-backend-vxlan = {{ path = \"{}\" }}\n\n\
+             [dependencies]\n{dependencies}\n\
              [profile.dev]\ndebug = \"line-tables-only\"\n\n[workspace]\n",
             path("examples/outside/main.rs"),
-            path("flannel-core"),
-            path("flannel-backend-vxlan"),
         );
         std::fs::write(directory.join("Cargo.toml"), manifest).expect("writes the manifest");
         // Use the same versions, so that cargo works offline.
@@ -66,6 +68,15 @@ impl Outside {
 
     fn source(&self) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("outside/main.rs")
+    }
+
+    /// Checks that the crate depends on `expected`, and on no unwanted crate.
+    fn assert_dependencies(&self, expected: &str) {
+        let tree = self.cargo(&["tree", "--edges", "normal,build", "--prefix", "none", "--format", "{p}"]);
+        let names: Vec<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+        assert!(names.contains(&expected), "{expected} is missing:\n{tree}");
+        let unwanted: Vec<_> = names.iter().filter(|name| UNWANTED.contains(name)).collect();
+        assert!(unwanted.is_empty(), "unexpected dependencies {unwanted:?}:\n{tree}");
     }
 
     /// Runs cargo on the crate and returns its output.

@@ -63,13 +63,13 @@ fn routes_are_added_and_removed_with_their_peers() {
     station.complete([peer(2, 0), peer(3, 0)]);
     assert_eq!(routes(&station), routes_to(&[2, 3]));
     station.settle();
-    station.forget(&subnet(2));
+    station.remove(&subnet(2));
     let report = station.sync_only(&Dirty::Some([key(&subnet(2))].into()));
     assert_eq!((report.written, report.removed), (0, 2));
     assert_eq!(routes(&station), routes_to(&[3]));
     let mut station = station.restart();
     assert_idle(&station.sync());
-    station.forget(&subnet(3));
+    station.remove(&subnet(3));
     let mut station = station.restart();
     station.sync();
     assert_eq!(routes(&station), routes_to(&[]), "the peer left while nobody looked");

@@ -39,7 +39,7 @@ fn a_pass_does_what_was_planned() {
 
     // A peer leaves and routes are lost while nobody looks.
     ip(host, "-4 route flush root 10.5.0.0/16");
-    station.forget(&subnet(3));
+    station.remove(&subnet(3));
     let (puts, removals) = planned(host, &station.peers);
     assert_eq!(puts.len(), 1, "{puts:?}");
     assert!(puts[0].starts_with("route 10.5.2.0/24 via "), "{puts:?}");

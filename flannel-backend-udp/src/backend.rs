@@ -176,6 +176,7 @@ const OVERHEAD_V6: u32 = 48;
 impl Udp {
     fn open(open: &OpenUdp, request: OpenRequest<'_>) -> Result<Self, BackendError> {
         let OpenRequest { config, external, .. } = request;
+        config.backend.check_type("udp")?;
         let options = UdpConfig::parse(&config.backend)?;
         tracing::info!("UDP config: Port={}", options.port);
         let (namespace, store) = (open.namespace.clone(), open.store.or(request.descriptors));
@@ -479,7 +480,7 @@ impl Backend for Udp {
         self.workers = None;
         self.own = None;
         self.listeners.close();
-        self.store.forget(DescriptorSlot::Tun);
+        self.store.remove(DescriptorSlot::Tun);
         self.delete_device()
     }
 }

@@ -72,7 +72,7 @@ pub fn inbound(bytes: &[u8]) {
         expected.push(later);
     }
     apart(&mut coalescer, bytes, &mut out);
-    expected.iter_mut().chain(&mut out).for_each(|packet| forget_what_may_differ(packet));
+    expected.iter_mut().chain(&mut out).for_each(|packet| normalize(packet));
     // Flows may be reordered, packets of one flow may not; property tests check that.
     expected.sort_unstable();
     out.sort_unstable();
@@ -81,7 +81,7 @@ pub fn inbound(bytes: &[u8]) {
 
 /// Clears the fields in which equal packets may differ: the identification of an atomic datagram (RFC 6864, section 4.1)
 /// with the header checksum, and the two representations of zero in a TCP checksum.
-fn forget_what_may_differ(packet: &mut [u8]) {
+fn normalize(packet: &mut [u8]) {
     let (transport, protocol) = if packet[0] >> 4 == 6 { (40, packet[6]) } else { (20, packet[9]) };
     if packet[0] >> 4 == 4 && packet[6] & 0x40 != 0 {
         packet[4..6].fill(0);

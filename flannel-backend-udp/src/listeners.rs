@@ -54,7 +54,7 @@ impl Listeners {
         self.all.retain(|listener| self.local.contains(&listener.local));
         for slot in DescriptorSlot::SOCKETS {
             if !self.local.iter().any(|local| DescriptorSlot::of(local) == slot) {
-                self.store.forget(slot);
+                self.store.remove(slot);
             }
         }
         for local in &self.local {
@@ -77,7 +77,7 @@ impl Listeners {
 
     /// Closes all sockets and removes them from the store.
     pub(crate) fn close(&mut self) {
-        DescriptorSlot::SOCKETS.into_iter().for_each(|slot| self.store.forget(slot));
+        DescriptorSlot::SOCKETS.into_iter().for_each(|slot| self.store.remove(slot));
         self.all.clear();
     }
 

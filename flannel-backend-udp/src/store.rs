@@ -41,9 +41,9 @@ impl OptionalStore {
         }
     }
 
-    pub(crate) fn forget(&self, slot: DescriptorSlot) {
+    pub(crate) fn remove(&self, slot: DescriptorSlot) {
         if let Some(store) = &self.0
-            && let Err(error) = store.forget(slot.name())
+            && let Err(error) = store.remove(slot.name())
         {
             tracing::warn!(name = slot.name(), %error, "failed to remove the descriptor from the store");
         }

@@ -112,7 +112,7 @@ fn a_pass_without_drift_writes_nothing() {
     let report = station.sync();
     assert_eq!((report.written, report.removed, report.drifted), (2, 0, 0));
     assert_eq!(station.sync(), SyncReport::default());
-    station.forget(&peer(2));
+    station.remove(&peer(2));
     let report = station.sync();
     assert_eq!((report.written, report.removed), (0, 1));
 }
@@ -127,6 +127,18 @@ fn two_networks_have_a_device_each() {
     let external = external_interface(host, "eth0").unwrap();
     let _second = common::open(&OpenUdp::new(host.clone()), &config, &external).unwrap();
     assert!(Netlink::open_in(host).unwrap().link("flannel1").unwrap().is_some());
+}
+
+#[test]
+fn the_config_of_another_backend_is_refused() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+    let config = NetworkConfig::parse(config).unwrap();
+    let external = external_interface(host, "eth0").unwrap();
+    let error = common::open(&OpenUdp::new(host.clone()), &config, &external).err().unwrap();
+    assert_eq!(error.to_string(), "unknown backend type: vxlan (available: udp)");
+    assert!(Netlink::open_in(host).unwrap().link("flannel0").unwrap().is_none(), "nothing was created");
 }
 
 #[test]

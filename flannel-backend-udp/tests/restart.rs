@@ -40,12 +40,12 @@ impl DescriptorStore for TestStore {
     }
 
     fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-        self.forget(name)?;
+        self.remove(name)?;
         self.put(name, descriptor.try_clone_to_owned()?);
         Ok(())
     }
 
-    fn forget(&self, name: &str) -> io::Result<()> {
+    fn remove(&self, name: &str) -> io::Result<()> {
         self.0.lock().unwrap().retain(|(other, _)| other != name);
         Ok(())
     }
@@ -211,7 +211,7 @@ fn a_socket_of_another_namespace_is_rejected() {
     ip(&elsewhere, "link set lo up");
     ip(&elsewhere, "address add 192.168.64.1/32 dev lo");
     site.stop();
-    site.shelf.forget("flannel-udp-ipv4").unwrap();
+    site.shelf.remove("flannel-udp-ipv4").unwrap();
     let twin = elsewhere.run(|| UdpSocket::bind("192.168.64.1:8285")).unwrap().unwrap();
     site.shelf.put("flannel-udp-ipv4", twin);
     site.start();

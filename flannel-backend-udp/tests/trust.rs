@@ -41,7 +41,7 @@ fn with_stranger() -> (Overlay, UdpSocket) {
     let mut overlay = Overlay::new(3);
     let stranger = overlay.stations.pop().unwrap();
     for station in &mut overlay.stations {
-        station.forget(&stranger.own);
+        station.remove(&stranger.own);
         station.sync();
     }
     let socket = socket(&stranger.namespace);
@@ -166,7 +166,7 @@ fn peers_join_and_leave_under_traffic() {
         let started = Instant::now();
         let mut turns = 0;
         while started.elapsed() < Duration::from_secs(2) {
-            overlay.stations[0].forget(&third);
+            overlay.stations[0].remove(&third);
             overlay.stations[0].sync_only(&Dirty::Some([third.subnet].into()));
             assert!(!is_reached(), "turn {turns}: dropped with the next burst");
             overlay.stations[0].learn([third.clone()]);
@@ -217,7 +217,7 @@ fn no_peer_is_dropped_before_the_list_is_complete() {
     let put = flannel_core::LeaseChange::Put(std::sync::Arc::new(peer(2)));
     station.peers.apply(put);
     assert_eq!(station.sync().written, 1);
-    station.forget(&peer(2));
+    station.remove(&peer(2));
     assert_eq!(station.sync().removed, 0);
     station.peers.complete();
     assert_eq!(station.sync().removed, 1);

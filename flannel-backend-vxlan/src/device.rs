@@ -319,7 +319,7 @@ impl DeviceSpec {
         self.device_with_same_tunnel(netlink).map_or(Ok(()), |other| Err(self.taken(&other)))
     }
 
-    /// Returns the name of another device with the same VNI, port and family, of which the kernel allows only one.
+    /// Returns the name of another device with the same VNI, port and family. The kernel allows only one such device.
     fn device_with_same_tunnel(&self, netlink: &mut Netlink) -> Option<String> {
         let family = |vxlan: &Vxlan| vxlan.local.or(vxlan.group).map_or(IpFamily::V4, IpFamily::of);
         let same = |link: &Link| {

@@ -296,7 +296,7 @@ fn the_address_follows_the_lease() {
     let report = station.sync_only(&flannel_core::Dirty::NONE);
     assert_eq!(report.unreachable.len(), 1, "{report:?}");
     assert_eq!(station.tables(), common::lines_of_all([2]));
-    station.forget("10.5.3.0-24");
+    station.remove("10.5.3.0-24");
     station.complete([peer(1)]);
     assert_eq!(station.tables(), common::lines_of_all([1, 2]));
     let addresses = ip(&station.namespace, "-4 -o address show flannel.1");

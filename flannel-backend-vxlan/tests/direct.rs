@@ -284,7 +284,7 @@ fn a_restart_adopts_direct_routes_and_writes_nothing() {
     station.complete([on_segment(3, 0), on_segment(2, 1), on_segment(5, 0)]);
     let mut station = station.restart();
     assert_idle(&station.sync());
-    station.forget(&subnet(5));
+    station.remove(&subnet(5));
     let mut station = station.restart();
     let report = station.sync();
     assert_eq!((report.written, report.removed), (0, 2), "the peer left meanwhile");
@@ -319,7 +319,7 @@ fn a_route_of_upstream_is_adopted_and_removed_with_its_peer() {
     station.complete([on_segment(3, 0)]);
     assert_eq!(routes(&station, 3), direct(3), "marked in place");
     let mut station = station.restart();
-    station.forget(&subnet(3));
+    station.remove(&subnet(3));
     assert_eq!(station.sync().failed, []);
     assert_eq!(routes(&station, 3), Vec::<String>::new());
     let left = ip(host, "route show 10.5.9.0/24");

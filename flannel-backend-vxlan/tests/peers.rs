@@ -116,7 +116,7 @@ fn the_objects_of_a_peer_that_leaves_are_removed() {
     let lab = lab(1);
     let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
     station.complete([peer(2), peer(3)]);
-    station.forget("10.5.2.0-24");
+    station.remove("10.5.2.0-24");
     let report = station.sync_only(&only("10.5.2.0-24"));
     assert_eq!((report.written, report.removed), (0, 3));
     assert_eq!(station.tables(), lines_of_all([3]));
@@ -171,7 +171,7 @@ fn the_second_peer_with_a_mac_address_succeeds_the_first() {
     );
     assert_eq!(report.unreachable, [refused]);
     assert_eq!(station.tables(), lines_of_all([2]));
-    station.forget("10.5.2.0-24");
+    station.remove("10.5.2.0-24");
     let report = station.sync_only(&only("10.5.2.0-24"));
     assert_eq!(report.unreachable, []);
     let tables = station.tables();

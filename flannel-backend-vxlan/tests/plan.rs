@@ -74,7 +74,7 @@ fn a_pass_does_what_was_planned() {
 
         // A peer leaves and routes are lost while nobody looks.
         ip(host, "-4 route flush root 10.5.0.0/16");
-        station.forget(&subnet(3));
+        station.remove(&subnet(3));
         let (puts, removals) = planned(host, &config, &station.peers);
         assert_eq!(puts.len(), 1, "{backend}: {puts:?}");
         assert!(puts[0].starts_with("route 10.5.2.0/24 via "), "{backend}: {puts:?}");
@@ -97,7 +97,7 @@ fn a_device_that_cannot_be_created_is_not_planned() {
         assert_eq!(planned.to_string(), open(host, &config).err().unwrap().to_string(), "{what}");
         assert!(planned.to_string().contains("the device other has VNI 1 on port 8472"), "{what}: {planned}");
     };
-    refused("there is none");
+    refused("absent");
     foreign_vxlan(&mut netlink, DEVICE, 7, 4789);
-    refused("there is one that differs");
+    refused("present but different");
 }

@@ -215,7 +215,7 @@ impl Damping {
         applied.extend(self.insert(lease, now));
     }
 
-    /// Removes the leases whose hosts have another one.
+    /// Removes the leases whose hosts moved to a different subnet.
     fn leave_old_subnets(
         &mut self,
         leaving: &mut BTreeMap<SubnetKey, Arc<Lease>>,

@@ -28,7 +28,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 ///         self.0.lock().unwrap().insert(name.to_owned(), descriptor.try_clone_to_owned()?);
 ///         Ok(())
 ///     }
-///     fn forget(&self, name: &str) -> io::Result<()> {
+///     fn remove(&self, name: &str) -> io::Result<()> {
 ///         self.0.lock().unwrap().remove(name);
 ///         Ok(())
 ///     }
@@ -50,7 +50,7 @@ pub trait DescriptorStore: fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// An I/O error if the store cannot be reached.
-    fn forget(&self, name: &str) -> io::Result<()>;
+    fn remove(&self, name: &str) -> io::Result<()>;
 
     /// Closes all stored descriptors, which no backend uses. By default they stay.
     fn clear(&self) {}

@@ -41,7 +41,7 @@ pub struct NetworkOptions {
     pub retry: Backoff,
     /// The interval of full comparisons with the kernel, which don't depend on notifications.
     pub audit_every: Duration,
-    /// When and for how long the network keeps peers of which many disappeared at once.
+    /// When and for how long the network keeps peers that disappear in large numbers at once.
     pub damping: DampingOptions,
     /// The number of events that a slow receiver may lag behind before it misses the oldest. Each takes about 200 bytes of
     /// memory, used or not.
@@ -51,7 +51,7 @@ pub struct NetworkOptions {
 }
 
 /// Chooses the external interface for a configuration and the address families that its backend needs, or returns the
-/// reason why there is none.
+/// reason why no interface fits.
 pub type ChooseExternal =
     Box<dyn FnOnce(&NetworkConfig, IpFamilies) -> Result<ExternalChoice, String> + Send>;
 

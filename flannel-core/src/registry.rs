@@ -77,7 +77,7 @@ pub trait SubnetRegistry: Send + Sync + 'static {
         None
     }
 
-    /// Reads the text of the network configuration; `None` if there is none yet.
+    /// Reads the text of the network configuration; `None` if no configuration exists yet.
     ///
     /// # Errors
     ///
@@ -370,7 +370,7 @@ fn read_key(key: &str) -> Result<SubnetKey, String> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
-    /// Another host leased this subnet first; choose another one.
+    /// Another host leased this subnet first; choose a different one.
     #[error("subnet {0} is already leased")]
     Exists(SubnetKey),
     /// The record changed since it was read; read it again and decide anew.

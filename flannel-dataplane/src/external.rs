@@ -9,6 +9,7 @@
 
 mod address;
 mod facts;
+mod home;
 mod pattern;
 mod search;
 mod selector;
@@ -19,12 +20,13 @@ mod watch;
 use std::net::IpAddr;
 
 use flannel_core::{BackendError, ExternalInterface, PublicAddrs};
-use flannel_netlink::{Namespace, Netlink};
+use flannel_netlink::{Address, Namespace, Netlink};
 
 pub use pattern::{InterfacePattern, PatternError};
 pub use selector::{InitialChoice, InterfaceSelector, SelectError};
 
 /// Reads an interface by name: its index, its MTU and its first global address of each family, which peers use too.
+/// An address with an on-link prefix precedes a single-host one (/32, /128), which may float between hosts.
 ///
 /// [`InterfaceSelector`] finds an interface by other rules.
 ///
@@ -39,7 +41,8 @@ pub fn external_interface(namespace: &Namespace, name: &str) -> Result<ExternalI
     let mut netlink = Netlink::open_in(namespace).map_err(failed)?;
     let link = netlink.link(name).map_err(failed)?;
     let link = link.ok_or_else(|| BackendError::Host(format!("there is no interface {name}")))?;
-    let addresses = netlink.addresses(link.index).map_err(failed)?;
+    let mut addresses = netlink.addresses(link.index).map_err(failed)?;
+    addresses.sort_by_key(Address::is_single_host);
     let global = || addresses.iter().filter(|address| address.scope == 0).map(|address| address.net.addr());
     let public = PublicAddrs {
         v4: global().find_map(|address| if let IpAddr::V4(v4) = address { Some(v4) } else { None }),

@@ -56,6 +56,11 @@ impl Address {
         Self { index, net, peer: None, scope: 0, flags: 0 }
     }
 
+    /// Returns whether the prefix covers only the address (/32, /128) and the link has no other end.
+    pub fn is_single_host(&self) -> bool {
+        self.net.prefix_len() == self.net.max_prefix_len() && self.peer.is_none()
+    }
+
     /// Returns whether packets can be sent from the address: it is neither a duplicate, nor tentative, nor
     /// deprecated.
     pub fn is_usable(&self) -> bool {

@@ -15,7 +15,7 @@ use flannel_netlink::{
     RouteFilter, RouteKind, WriteRequest,
 };
 
-/// Applies writes, all of which must succeed.
+/// Applies writes and checks that all succeed.
 fn apply(netlink: &mut Netlink, writes: &[WriteRequest]) {
     for (result, write) in netlink.apply(writes).into_iter().zip(writes) {
         result.unwrap_or_else(|error| panic!("{write}: {error:?}"));

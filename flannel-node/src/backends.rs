@@ -154,7 +154,7 @@ impl BackendRegistry {
         self.get(&request.config.backend.name)?.open(request.with_descriptors(self.descriptors.as_ref()))
     }
 
-    /// Returns the backend that peers may use beside another one during a migration.
+    /// Returns the backend that peers may use during a migration in addition to the configured one.
     fn fallback(&self) -> Option<&dyn BackendDescriptor> {
         self.iter().find(|backend| backend.migration_role() == Some(MigrationRole::Fallback))
     }

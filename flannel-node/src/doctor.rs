@@ -1,10 +1,10 @@
-//! Looks at a host, whether or not an agent runs there, and finds what is wrong, why it matters and what cures it.
+//! Finds faults of a host, with their effects and fixes, whether or not an agent runs there.
 //!
 //! ```text
 //! options ──▶ gather (reads kernel, files, registry) ──▶ Facts ──▶ checks (pure) ──▶ Findings
 //! ```
 //!
-//! It changes nothing.
+//! Doctor changes nothing.
 
 mod checks;
 mod facts;
@@ -16,4 +16,4 @@ pub use checks::{FAULTS, examine};
 pub use facts::{Certificate, ClockReading, ConfigFact, Facts, RegistryFacts, RunningAgent};
 pub use finding::{Cure, Fault, Finding, Severity, quoted};
 pub use gather::{read as gather, running_agents};
-pub use profile::{AgentProfile, AgentRegistry, ChooseExternal, RegistryCommands};
+pub use profile::{AgentProfile, AgentRegistry, ExternalLookup, RegistryCommands};

@@ -135,7 +135,7 @@ fn watchdog_interval(usec: Option<&OsStr>, pid: Option<&OsStr>) -> Option<Durati
     (usec > 0).then(|| Duration::from_micros(usec) / 2)
 }
 
-/// Writes a status as one assignment. A line break in it would start another one.
+/// Writes a status as one assignment. A line break in it would start a second assignment.
 fn status_assignment(status: &str) -> String {
     format!("STATUS={}\n", status.replace(char::is_control, " "))
 }

@@ -53,7 +53,7 @@ pub struct DaemonStatus {
     pub version: String,
     /// The process ID.
     pub pid: u32,
-    /// The path of the subnet file; empty if there is none.
+    /// The path of the subnet file; empty if no file is written.
     pub subnet_file: String,
 }
 

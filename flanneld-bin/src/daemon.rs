@@ -48,7 +48,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
 fn start(options: &Options, host: Host) -> Result<(), String> {
     capabilities::check()?;
     let Host { namespace, backends, descriptors } = host;
-    let chosen = options.external.choose(&namespace).map_err(|error| chain(&error))?;
+    let chosen = options.interface_selector().choose(&namespace).map_err(|error| chain(&error))?;
     let (previous, warnings) = read_previous(&options.subnet_file);
     for warning in warnings {
         warn!("{warning}");

@@ -78,7 +78,7 @@ async fn examine_host(options: &DoctorOptions, backends: &BackendRegistry) -> Re
 
 /// The options of a daemon, as the examination needs them.
 fn agent(options: &Options) -> AgentProfile {
-    let interfaces = options.external.clone();
+    let interfaces = options.interface_selector();
     AgentProfile {
         subnet_file: options.subnet_file.clone(),
         cache: options.beside_subnet_file(".cache"),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flannel_core::{NetworkEvent, Phase, SubnetKey};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::go_duration;
 

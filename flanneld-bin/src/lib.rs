@@ -48,7 +48,7 @@ pub(crate) struct Host {
     pub(crate) descriptors: PassedDescriptors,
 }
 
-/// Runs `flanneld` with the arguments of its process, of which the first is the program's name, and the environment.
+/// Runs `flanneld` with the arguments and environment of its process.
 /// `backends` registers the backends of the program in the process's network namespace.
 ///
 /// A program with one more backend:

@@ -9,6 +9,7 @@ use flannel_dataplane::{InterfacePattern, InterfaceSelector};
 use flannel_firewall::RuleOptions;
 use flannel_node::probe::MeshOptions;
 use flannel_node::server::ObserveOptions;
+use flannel_registry::CachedNetwork;
 
 use crate::flags::{self, BadValue, FlagError, IgnoredArguments};
 use crate::log::{LogOptions, ModuleLevel};
@@ -160,6 +161,16 @@ fn check(settings: Settings, ignored: IgnoredArguments) -> Result<Options, BadVa
     })
 }
 
+impl Options {
+    /// Returns the rules for the external interface, which keeps the addresses of the cached lease.
+    pub(crate) fn interface_selector(&self) -> InterfaceSelector {
+        let cached = CachedNetwork::read(&self.beside_subnet_file(".cache"), &self.etcd.prefix);
+        // A cache that cannot be used is reported where it is used.
+        let previous = cached.ok().flatten().map(|network| network.own.attrs.public);
+        self.external.clone().with_previous(previous.unwrap_or_default())
+    }
+}
+
 fn external(settings: &Settings) -> Result<InterfaceSelector, BadValue> {
     let mut selector = InterfaceSelector::new();
     for interface in &settings.iface {
@@ -195,7 +206,7 @@ fn mesh(settings: &Settings) -> Result<Option<MeshOptions>, BadValue> {
     let port = values::mesh_port(settings.mesh_probe_port).map_err(|why| bad("mesh-probe-port", why))?;
     let interval =
         values::mesh_interval(settings.mesh_probe_interval).map_err(|why| bad("mesh-probe-interval", why))?;
-    Ok(interval.map(|interval| MeshOptions { interval, port }))
+    Ok(interval.map(|interval| MeshOptions::new(interval, port)))
 }
 
 fn log(settings: &Settings) -> Result<LogOptions, BadValue> {

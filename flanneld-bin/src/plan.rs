@@ -49,7 +49,7 @@ async fn plan(options: &Options, backends: &BackendRegistry) -> Result<HostPlan,
             NetworkSnapshot::from_cache(options.beside_subnet_file(".cache"), &options.etcd.prefix, reason)?
         }
     };
-    let external = select_interface(&options.external, Some(&network.config))?;
+    let external = select_interface(&options.interface_selector(), Some(&network.config))?;
     let public = external.public.used_by(&network.config);
     let node = read_node_id(&options.beside_subnet_file(".node-id")).ok().flatten();
     let own = network.own(&public, node).ok_or_else(|| {

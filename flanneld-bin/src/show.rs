@@ -118,7 +118,7 @@ pub(crate) fn describe(error: &ClientError) -> String {
         ClientError::NotRunning { .. } => {
             format!("no flanneld runs here: {error}; -subnet-file or -status-socket selects another daemon")
         }
-        error => error.to_string(),
+        error @ (ClientError::Denied { .. } | ClientError::NoResponse { .. }) => error.to_string(),
     }
 }
 

@@ -120,8 +120,8 @@ macro_rules! __contract_test {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __contract_hooks {
-    (backend: $($hook:ident)*) => { $(const _: $crate::contract::backend::Hook = $crate::contract::backend::Hook::$hook;)* };
-    (manager: $($hook:ident)*) => { $(const _: $crate::contract::manager::Hook = $crate::contract::manager::Hook::$hook;)* };
-    (registry: $($hook:ident)*) => { $(const _: $crate::contract::registry::Hook = $crate::contract::registry::Hook::$hook;)* };
-    (table: $($hook:ident)*) => { $(const _: $crate::contract::table::Hook = $crate::contract::table::Hook::$hook;)* };
+    (backend: $($hook:ident)*) => { $(const _: $crate::contract::backend::BackendHook = $crate::contract::backend::BackendHook::$hook;)* };
+    (manager: $($hook:ident)*) => { $(const _: $crate::contract::manager::ManagerHook = $crate::contract::manager::ManagerHook::$hook;)* };
+    (registry: $($hook:ident)*) => { $(const _: $crate::contract::registry::RegistryHook = $crate::contract::registry::RegistryHook::$hook;)* };
+    (table: $($hook:ident)*) => { $(const _: $crate::contract::table::TableHook = $crate::contract::table::TableHook::$hook;)* };
 }

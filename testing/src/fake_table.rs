@@ -9,7 +9,7 @@ use flannel_core::reconcile::{Change, Table};
 
 /// A table of kernel objects in memory. Clones share the objects, as two processes share a kernel.
 ///
-/// Like the kernel it can hold several objects under one key, of which the first is effective, but no two equal ones.
+/// Like the kernel, it can hold several different objects under one key; the first is effective.
 #[derive(Debug)]
 pub struct FakeTable<K, V> {
     kernel: Arc<Mutex<Kernel<K, V>>>,

@@ -47,7 +47,7 @@ pub enum Call {
 /// A fault of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Fault {
+pub enum InjectedFault {
     /// The call does not reach the store.
     Unavailable,
     /// The store rejects the call.
@@ -64,7 +64,7 @@ pub enum Fault {
 
 #[derive(Debug, Default)]
 struct Faults {
-    next: BTreeMap<Call, VecDeque<Fault>>,
+    next: BTreeMap<Call, VecDeque<InjectedFault>>,
     counts: BTreeMap<Call, usize>,
     longest_renewal: Option<Duration>,
 }
@@ -83,7 +83,7 @@ impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
     }
 
     /// Makes the next calls of a kind fail, one fault each.
-    pub fn fail_next(&self, call: Call, faults: impl IntoIterator<Item = Fault>) {
+    pub fn fail_next(&self, call: Call, faults: impl IntoIterator<Item = InjectedFault>) {
         self.faults().next.entry(call).or_default().extend(faults);
     }
 
@@ -123,11 +123,11 @@ impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, call: Call) -> Option<Fault> {
+    fn take(&self, call: Call) -> Option<InjectedFault> {
         let mut faults = self.faults();
         *faults.counts.entry(call).or_default() += 1;
         if self.state.borrow().is_down {
-            return Some(Fault::Unavailable);
+            return Some(InjectedFault::Unavailable);
         }
         faults.next.get_mut(&call).and_then(VecDeque::pop_front)
     }
@@ -139,13 +139,15 @@ impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
     ) -> Result<T, RegistryError> {
         match self.take(call) {
             None => work.await,
-            Some(Fault::Delayed(time)) => {
+            Some(InjectedFault::Delayed(time)) => {
                 tokio::time::sleep(time).await;
                 work.await
             }
-            Some(Fault::LostRace) => work.await,
-            Some(Fault::Refused) => Err(self.refused()),
-            Some(Fault::Unavailable | Fault::AnswerLost | Fault::RequestLost) => Err(self.unavailable()),
+            Some(InjectedFault::LostRace) => work.await,
+            Some(InjectedFault::Refused) => Err(self.refused()),
+            Some(InjectedFault::Unavailable | InjectedFault::AnswerLost | InjectedFault::RequestLost) => {
+                Err(self.unavailable())
+            }
         }
     }
 
@@ -158,20 +160,20 @@ impl<R: SubnetRegistry + Clone> FaultyRegistry<R> {
         let unknown = || RegistryError::Unknown(subnet, "the connection applied reset".into());
         match self.take(call) {
             None => work.await,
-            Some(Fault::Delayed(time)) => {
+            Some(InjectedFault::Delayed(time)) => {
                 tokio::time::sleep(time).await;
                 work.await
             }
-            Some(Fault::LostRace) => {
+            Some(InjectedFault::LostRace) => {
                 let faster = LeaseAttrs::new(FASTER.into());
                 // If the subnet is taken, there is no race to lose.
                 let _ = self.inner.create(subnet, &faster, Duration::from_secs(86_400)).await;
                 work.await
             }
-            Some(Fault::Refused) => Err(self.refused()),
-            Some(Fault::Unavailable) => Err(self.unavailable()),
-            Some(Fault::RequestLost) => Err(unknown()),
-            Some(Fault::AnswerLost) => {
+            Some(InjectedFault::Refused) => Err(self.refused()),
+            Some(InjectedFault::Unavailable) => Err(self.unavailable()),
+            Some(InjectedFault::RequestLost) => Err(unknown()),
+            Some(InjectedFault::AnswerLost) => {
                 // The result is lost.
                 let _ = work.await;
                 Err(unknown())

@@ -90,7 +90,7 @@ impl BackendHarness {
     }
 
     /// Removes a peer by its subnet.
-    pub fn forget(&mut self, subnet: &str) {
+    pub fn remove(&mut self, subnet: &str) {
         let subnet: SubnetKey = subnet.parse().unwrap();
         self.peers.apply(LeaseChange::Removed(subnet));
     }

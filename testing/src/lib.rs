@@ -68,7 +68,7 @@ pub use ensure::{Attempt, DeadlineExceeded, MissingProgram, eventually, program}
 pub use etcd::{Etcd, EtcdError, EtcdOptions, EtcdTls, random_loopback_address};
 pub use fake_backend::{BackendCall, FakeBackend};
 pub use fake_table::FakeTable;
-pub use faulty::{Call, Fault, FaultyRegistry};
+pub use faulty::{Call, FaultyRegistry, InjectedFault};
 pub use harness::BackendHarness;
 pub use lab::{
     Host, INTERFACE, Lab, LabError, LabOptions, Missing, Pod, UNDERLAY_IPV4, UNDERLAY_IPV6,

@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use flannel_core::{LeaseManager, SubnetRegistry};
 
-pub use link::Link;
+pub use link::StoreLink;
 
 /// How long a host may act on stale state after it could have received newer.
 const GRACE: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ pub trait SimStore {
     fn registry(&self) -> Arc<dyn SubnetRegistry>;
 
     /// Creates the lease manager of a host, which reaches the store over the link and seeds its random choices.
-    fn manager(&self, link: Link, seed: u64) -> Arc<dyn LeaseManager>;
+    fn manager(&self, link: StoreLink, seed: u64) -> Arc<dyn LeaseManager>;
 
     /// Writes the network config.
     fn set_config(&self, text: &str);

@@ -16,7 +16,7 @@ use flannel_testing::contract::backend::{self, BackendSubject};
 
 use defective::{Defect::*, DefectiveBackend};
 
-/// An interface of which the backends here use only the MTU.
+/// An interface; the backends here use only its MTU.
 fn external() -> ExternalInterface {
     ExternalInterface::new("eth0", 2, 1500, Ipv4Addr::new(192, 168, 64, 1))
 }

@@ -150,7 +150,7 @@ fn carried_echo(packets: &[Captured], request: bool) -> Option<&Captured> {
     packets.iter().find(|packet| packet.frame.vxlan().is_some() && is_echo(packet, request))
 }
 
-/// Returns whether a packet is an echo request, or reply, by itself or inside VXLAN.
+/// Returns whether a packet is an echo request, or reply, plain or inside VXLAN.
 fn is_echo(packet: &Captured, request: bool) -> bool {
     let inner = packet.frame.vxlan().map_or(&packet.frame, |vxlan| &vxlan.inner);
     match inner.transport() {

@@ -1,4 +1,4 @@
-//! Kills a process before each of its writes and starts another one after it. Three tables depend on each other as
+//! Kills a process before each of its writes and starts it again. Three tables depend on each other as
 //! those of a tunnel do, and a script changes the peers meanwhile; it runs once per write, and the process dies right
 //! before that write.
 

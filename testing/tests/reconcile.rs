@@ -28,12 +28,12 @@ impl Run {
         Self { kernel: kernel.clone(), engine, desired: desired.clone(), now: Instant::now() }
     }
 
-    fn want(&mut self, key: u8, value: u8) {
+    fn set_desired(&mut self, key: u8, value: u8) {
         self.desired.insert(key, value);
         self.engine.tracker.set_desired(key, value);
     }
 
-    fn forget(&mut self, key: u8) {
+    fn unset_desired(&mut self, key: u8) {
         self.desired.remove(&key);
         self.engine.tracker.unset_desired(&key);
     }
@@ -84,8 +84,8 @@ impl Run {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Want(u8, u8),
-    Forget(u8),
+    SetDesired(u8, u8),
+    UnsetDesired(u8),
     Exactly(Desired),
     /// Changes the kernel, with or without a notification.
     Foreign(u8, Vec<u8>, bool),
@@ -104,8 +104,8 @@ const VALUES: std::ops::Range<u8> = 0..3;
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (KEYS, VALUES).prop_map(|(key, value)| Step::Want(key, value)),
-        2 => KEYS.prop_map(Step::Forget),
+        4 => (KEYS, VALUES).prop_map(|(key, value)| Step::SetDesired(key, value)),
+        2 => KEYS.prop_map(Step::UnsetDesired),
         1 => desired().prop_map(Step::Exactly),
         3 => (KEYS, vec(VALUES, 0..3), any::<bool>()).prop_map(|(key, values, seen)| Step::Foreign(key, values, seen)),
         2 => (KEYS, 1..4_usize).prop_map(|(key, times)| Step::FailWrites(key, times)),
@@ -144,8 +144,8 @@ proptest! {
         let mut run = Run::new(&kernel, &Desired::new());
         for step in steps {
             match step {
-                Step::Want(key, value) => run.want(key, value),
-                Step::Forget(key) => run.forget(key),
+                Step::SetDesired(key, value) => run.set_desired(key, value),
+                Step::UnsetDesired(key) => run.unset_desired(key),
                 Step::Exactly(desired) => {
                     run.desired = desired.clone();
                     run.engine.tracker.set_all_desired(desired.into_iter().collect());
@@ -256,7 +256,7 @@ fn a_pass_over_a_current_table_reads_nothing() {
     let kernel = Kernel::new();
     let mut run = Run::new(&kernel, &Desired::new());
     for value in 0..10 {
-        run.want(1, value);
+        run.set_desired(1, value);
         run.pass();
     }
     assert_eq!(kernel.reads(), 1);

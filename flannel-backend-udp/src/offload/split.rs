@@ -108,7 +108,7 @@ fn write_whole(to: &mut [u8], packet: &[u8], place: Option<(usize, usize)>) -> O
     };
     to[..start].copy_from_slice(&packet[..start]);
     let checksum = Sum::copy(&mut to[start..], &packet[start..]).checksum();
-    // In UDP a checksum of zero means that there is none (RFC 768).
+    // In UDP a checksum of zero means "no checksum" (RFC 768).
     let is_udp = at - start == 6;
     set_u16(to, at, if checksum == 0 && is_udp { 0xffff } else { checksum });
     Some(packet.len())

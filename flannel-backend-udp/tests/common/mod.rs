@@ -93,7 +93,7 @@ impl TestHost {
         self.peers.complete();
     }
 
-    pub(crate) fn forget(&mut self, lease: &Lease) {
+    pub(crate) fn remove(&mut self, lease: &Lease) {
         self.peers.apply(LeaseChange::Removed(lease.subnet));
     }
 

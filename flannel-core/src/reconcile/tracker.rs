@@ -157,7 +157,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
             self.objects = desired.into_iter().map(missing).collect();
             return;
         }
-        // Both sides are ordered by key, so one walk finds the differences, of which there are usually none.
+        // Both sides are ordered by key, so one walk finds the differences, usually zero.
         let (mut gone, mut changes) = (Vec::new(), Vec::new());
         let mut desired = desired.into_iter().peekable();
         for (key, object) in &self.objects {
@@ -239,7 +239,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracker<K, V> {
         drifted
     }
 
-    /// Sorts the objects, and sets aside all but the effective one of each key: the first, or another one that is desired and
+    /// Sorts the objects, and sets aside all but the effective one of each key: the first, or a later one that is desired and
     /// becomes effective once the first is gone.
     fn effective(&mut self, mut read: Vec<(K, V)>) -> Vec<(K, V)> {
         self.surplus.clear();

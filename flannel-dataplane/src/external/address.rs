@@ -4,14 +4,32 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::facts::{AddressFacts, LinkFacts};
 
-/// Returns the best address of a family: global before link-local, permanent before dynamic, primary before secondary or
-/// temporary, then in the kernel's order.
+/// Returns the best address of a family: global before link-local, one with an on-link prefix before a single-host one,
+/// permanent before dynamic, primary before secondary or temporary, then in the kernel's order.
+///
+/// A single-host address (/32, /128) may float: keepalived and kube-vip move such an address between hosts. It has no
+/// lifetime, so among these one with a lifetime, which comes from DHCP, is the host's own.
 pub(super) fn preferred<A>(link: &LinkFacts, family: fn(IpAddr) -> Option<A>) -> Option<A> {
     let ranked = usable(link, family).map(|(facts, address)| {
-        let rank = (!is_global(facts.address), !facts.permanent, facts.temporary);
+        let rank = (
+            !is_global(facts.address),
+            facts.single_host,
+            facts.permanent == facts.single_host,
+            facts.temporary,
+        );
         (rank, address)
     });
     ranked.min_by_key(|(rank, _)| *rank).map(|(_, address)| address)
+}
+
+/// Returns the previous address while the interface has it, and otherwise the best one.
+pub(super) fn preferred_over<A: Copy + PartialEq>(
+    link: &LinkFacts,
+    previous: Option<A>,
+    family: fn(IpAddr) -> Option<A>,
+) -> Option<A> {
+    let exists = |previous: &A| usable(link, family).any(|(_, address)| address == *previous);
+    previous.filter(exists).or_else(|| preferred(link, family))
 }
 
 /// Returns the unicast addresses of a family that are not deprecated, in the kernel's order.

@@ -14,7 +14,7 @@ pub(super) struct HostFacts {
     pub(super) default_routes_v4: Vec<DefaultRoute>,
     /// The IPv6 default routes of the main table, ordered by metric.
     pub(super) default_routes_v6: Vec<DefaultRoute>,
-    /// The route to the address that must be reachable, or why there is none. Absent if it was not requested.
+    /// The route to the address that must be reachable, or why it is unreachable. Absent if it was not requested.
     pub(super) lookup: Option<Result<RouteLookup, String>>,
 }
 
@@ -47,6 +47,8 @@ pub(super) struct AddressFacts {
     pub(super) deprecated: bool,
     /// `IFA_F_TEMPORARY` of IPv6, which has the same value as `IFA_F_SECONDARY` of IPv4.
     pub(super) temporary: bool,
+    /// The prefix covers only the address, and there is no other end of the link.
+    pub(super) single_host: bool,
 }
 
 /// One default route.
@@ -140,6 +142,7 @@ fn address_facts(address: &Address) -> AddressFacts {
         permanent: address.flags & PERMANENT != 0,
         deprecated: address.flags & Address::DEPRECATED != 0,
         temporary: address.flags & TEMPORARY != 0,
+        single_host: address.is_single_host(),
     }
 }
 

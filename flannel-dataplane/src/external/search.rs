@@ -19,7 +19,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use flannel_core::{ExternalInterface, IpFamilies, PublicAddrs};
 use tracing::{info, warn};
 
-use super::address::{as_v4, as_v6, is_global, preferred, usable};
+use super::address::{as_v4, as_v6, is_global, preferred_over, usable};
 use super::facts::{DefaultRoute, HostFacts, LinkFacts};
 use super::pattern::InterfacePattern;
 
@@ -37,6 +37,18 @@ pub(super) struct Criteria {
     pub(super) public_v4: Option<Ipv4Addr>,
     /// The IPv6 address that peers use.
     pub(super) public_v6: Option<Ipv6Addr>,
+    /// The addresses of the lease that this host held before. Each is preferred while the interface has it.
+    pub(super) previous: PublicAddrs,
+}
+
+impl Criteria {
+    /// Returns the addresses of the previous lease that may be the interface's own; a given public address isn't.
+    pub(super) fn previous_own(&self) -> PublicAddrs {
+        PublicAddrs {
+            v4: self.previous.v4.filter(|_| self.public_v4.is_none()),
+            v6: self.previous.v6.filter(|_| self.public_v6.is_none()),
+        }
+    }
 }
 
 /// The rule that selected an interface, which decides how it is tracked.
@@ -361,6 +373,7 @@ impl<'a> Search<'a> {
         let missing =
             |family: &str| Err(format!("failed to find {family} address for interface {}", link.name));
         let Criteria { public_v4, public_v6, .. } = *self.criteria;
+        let previous = self.criteria.previous_own();
         // If the public address is one of this host, it must be on the interface that peers reach.
         let own_v6 = public_v6.filter(|_| self.families.v6 && fixed.v6.is_none()).map(IpAddr::V6);
         let own_v6 = own_v6.and_then(|address| self.facts.owner(address).map(|link| (address, link)));
@@ -373,8 +386,8 @@ impl<'a> Search<'a> {
             ));
         }
         let own_v6 = own_v6.filter(|(_, v6_link)| v6_link.index == link.index).and_then(|(v6, _)| as_v6(v6));
-        let v4 = fixed.v4.or_else(|| preferred(link, as_v4));
-        let v6 = fixed.v6.or(own_v6).or_else(|| preferred(link, as_v6));
+        let v4 = fixed.v4.or_else(|| preferred_over(link, previous.v4, as_v4));
+        let v6 = fixed.v6.or(own_v6).or_else(|| preferred_over(link, previous.v6, as_v6));
         match (v4, v6) {
             (None, _) if self.families.v4 => return missing("IPv4"),
             (_, None) if self.families.v6 => return missing("IPv6"),

@@ -5,13 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use flannel_core::{
-    BackendError, ChooseExternal, ExternalChoice, ExternalInterface, ExternalUpdate, IpFamilies, chain,
+    BackendError, ChooseExternal, ExternalChoice, ExternalInterface, ExternalUpdate, IpFamilies, PublicAddrs,
+    chain,
 };
 use flannel_netlink::Namespace;
 use futures::stream::BoxStream;
 use tracing::warn;
 
 use super::facts::{FactsRequest, HostFacts};
+use super::home::HomeAddresses;
 use super::pattern::InterfacePattern;
 use super::search::{Criteria, SearchOutcome, SelectedBy, Selection, search, search_any};
 use super::settle::{MoveDamping, SETTLE_TIME};
@@ -100,11 +102,19 @@ impl InterfaceSelector {
         self
     }
 
+    /// Sets the addresses of the lease that this host held before. An interface that is selected by name or default route
+    /// keeps them while it has them, and the network returns to them.
+    #[must_use]
+    pub fn with_previous(mut self, addresses: PublicAddrs) -> Self {
+        self.0.previous = addresses;
+        self
+    }
+
     /// Selects an interface with an IPv4 address or, failing that, with an IPv6 address. Logs nothing.
     ///
     /// # Errors
     ///
-    /// [`SelectError`] if there is none.
+    /// [`SelectError`] if no interface matches.
     pub fn select(&self, namespace: &Namespace) -> Result<ExternalInterface, SelectError> {
         let outcome = search_any(&self.read(namespace)?, &self.0);
         Ok(selection(outcome)?.external)
@@ -114,7 +124,7 @@ impl InterfaceSelector {
     ///
     /// # Errors
     ///
-    /// [`SelectError`] if there is none.
+    /// [`SelectError`] if no interface matches.
     pub fn select_for(
         &self,
         namespace: &Namespace,
@@ -129,7 +139,7 @@ impl InterfaceSelector {
     ///
     /// # Errors
     ///
-    /// [`SelectError`] if there is none.
+    /// [`SelectError`] if no interface matches.
     pub fn choose(&self, namespace: &Namespace) -> Result<InitialChoice, SelectError> {
         let facts = self.read(namespace)?;
         let outcome = search_any(&facts, &self.0);
@@ -182,8 +192,25 @@ impl InitialChoice {
     fn choose_again(self, families: IpFamilies) -> Result<ExternalChoice, Box<dyn std::error::Error>> {
         let selection = self.select_again(families)?;
         let external = selection.external.clone();
-        let changes = changes(self.namespace, self.selector.0, families, selection)?;
+        let home = self.home(&selection);
+        let changes = changes(self.namespace, self.selector.0, families, selection, home)?;
         Ok(ExternalChoice::new(external).with_changes(changes))
+    }
+
+    /// Returns the addresses to return to. A pattern, an address or a route decides alone.
+    fn home(&self, selection: &Selection) -> PublicAddrs {
+        let external = &selection.external;
+        let now = PublicAddrs { v4: external.v4, v6: external.v6 };
+        match selection.selected_by {
+            SelectedBy::Name | SelectedBy::DefaultRoute => {
+                let (previous, first) = (self.selector.0.previous_own(), &self.external);
+                PublicAddrs {
+                    v4: previous.v4.or(first.v4).or(now.v4),
+                    v6: previous.v6.or(first.v6).or(now.v6),
+                }
+            }
+            SelectedBy::Address(_) | SelectedBy::Pattern | SelectedBy::Reachability => now,
+        }
     }
 
     /// Selects an interface on the host as it is now or, failing that, as it was at the start: the host may have lost an
@@ -207,6 +234,7 @@ fn changes(
     criteria: Criteria,
     families: IpFamilies,
     selection: Selection,
+    home: PublicAddrs,
 ) -> Result<BoxStream<'static, ExternalUpdate>, BackendError> {
     let Selection { external, selected_by } = selection;
     let request = FactsRequest {
@@ -214,11 +242,14 @@ fn changes(
         lookup: criteria.can_reach.filter(|_| selected_by == SelectedBy::Reachability),
     };
     let mut damping = MoveDamping::default();
+    let mut home = HomeAddresses::new(home);
     let observed = namespace.clone();
     watch(namespace, external, move |known| match HostFacts::read(&observed, request) {
         Ok(facts) => {
-            let state = track(&facts, &criteria, families, selected_by, known);
-            damping.judge(state, known, Instant::now())
+            let now = Instant::now();
+            let home = home.current(&facts, known, now);
+            let state = track(&facts, &criteria, families, selected_by, known, home);
+            damping.judge(state, known, now)
         }
         Err(error) => {
             let seconds = SETTLE_TIME.as_secs();

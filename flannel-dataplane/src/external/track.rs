@@ -8,13 +8,13 @@
 //! | the default route, or the route to an address | the interface of the route, and its address |
 //!
 //! An address is kept while it exists, even if others are added. Without one, the last usable state is kept, because a
-//! new address usually follows.
+//! new address usually follows. The network returns to its home address, the one that it left for want of it.
 
 use std::net::IpAddr;
 
 use flannel_core::{ExternalInterface, IpFamilies, PublicAddrs};
 
-use super::address::{as_v4, as_v6, is_global, preferred};
+use super::address::{as_v4, as_v6, is_global, preferred, usable};
 use super::facts::{HostFacts, LinkFacts};
 use super::search::{Criteria, FixedAddrs, SelectedBy, first_match};
 
@@ -28,13 +28,14 @@ pub(super) struct TrackedState {
     pub(super) is_lost: bool,
 }
 
-/// Returns the current state of a selected interface.
+/// Returns the current state of a selected interface. `home` are the addresses to return to.
 pub(super) fn track(
     facts: &HostFacts,
     criteria: &Criteria,
     families: IpFamilies,
     selected_by: SelectedBy,
     known: &ExternalInterface,
+    home: PublicAddrs,
 ) -> TrackedState {
     let keep = |missing: String| TrackedState {
         external: known.clone(),
@@ -50,8 +51,10 @@ pub(super) fn track(
             SelectedBy::Pattern => "no interface has an address that matches -iface-regex".to_owned(),
         });
     };
-    let (v4, lacks_v4) = current_address(link, known.v4, fixed.v4, families.v4, selected_by, as_v4);
-    let (v6, lacks_v6) = current_address(link, known.v6, fixed.v6, families.v6, selected_by, as_v6);
+    let (v4, lacks_v4) =
+        current_address(link, (known.v4, home.v4), fixed.v4, families.v4, selected_by, as_v4);
+    let (v6, lacks_v6) =
+        current_address(link, (known.v6, home.v6), fixed.v6, families.v6, selected_by, as_v6);
     let missing = lacks_v4.then_some("IPv4").or(lacks_v6.then_some("IPv6"));
     let missing = missing.map(|family| format!("{} has no usable {family} address", link.name));
     if let Some(missing) = missing.clone().filter(|_| link.name != known.name) {
@@ -119,7 +122,7 @@ fn find_link<'f>(
 /// link-local address never replaces a global one: hosts configure one while they wait for a global address.
 fn current_address<A: Copy + PartialEq + Into<IpAddr>>(
     link: &LinkFacts,
-    known: Option<A>,
+    (known, home): (Option<A>, Option<A>),
     fixed: Option<A>,
     is_used: bool,
     selected_by: SelectedBy,
@@ -134,7 +137,8 @@ fn current_address<A: Copy + PartialEq + Into<IpAddr>>(
     };
     let was_global = known.is_none_or(|known| is_global(known.into()));
     let other = preferred(link, family).filter(|other| is_global((*other).into()) || !was_global);
-    let current = known.filter(exists).or(fixed).or(other);
+    let home = home.filter(|home| usable(link, family).any(|(_, address)| address == *home));
+    let current = home.or(known.filter(exists)).or(fixed).or(other);
     (current.or(known), current.is_none() && known.is_some())
 }
 

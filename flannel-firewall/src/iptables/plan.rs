@@ -74,7 +74,7 @@ impl OwnChain {
 #[derive(Debug)]
 pub(crate) struct DesiredTable<'a> {
     pub(crate) own_chain: &'a OwnChain,
-    /// The rules, in order; none to remove them.
+    /// The rules, in order; empty to remove them.
     pub(crate) rules: Vec<RuleSpec>,
     /// The prefixes that this host has and had.
     pub(crate) owned: &'a [OverlayPrefixes],

@@ -16,7 +16,7 @@ pub(crate) struct RuleSpec {
     pub(crate) destination: Option<AddressSelector>,
     pub(crate) mark: Option<String>,
     pub(crate) comment: Option<String>,
-    /// The chain or target that it jumps to; empty if there is none.
+    /// The chain or target that it jumps to; empty for a rule without a target.
     pub(crate) target: String,
     pub(crate) fully_random: bool,
     /// All other words; flannel's own rules have none.

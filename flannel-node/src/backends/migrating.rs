@@ -103,7 +103,7 @@ impl MigratingBackend {
         }
     }
 
-    /// Replaces the primary backend by another one, which it keeps beside it if the two can be migrated.
+    /// Replaces the primary backend, and keeps the old one as the secondary if the two can migrate.
     fn replace_primary(&mut self, request: OpenRequest<'_>) -> Result<(), BackendError> {
         let roles = (self.role(), self.role_of(request.config));
         let can_migrate = matches!(

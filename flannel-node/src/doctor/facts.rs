@@ -22,7 +22,7 @@ pub struct Facts {
     pub(crate) now: SystemTime,
     /// The options of the agent.
     pub(crate) options: AgentProfile,
-    /// The backends that the agent has.
+    /// The backends of the agent.
     pub(crate) backends: BackendRegistry,
     /// The program of this process.
     pub(crate) program: PathBuf,
@@ -34,7 +34,7 @@ pub struct Facts {
     pub(crate) may_change_network: Option<bool>,
     /// Whether this process has `CAP_NET_ADMIN`, which packet filters are shown to.
     pub(crate) may_look: bool,
-    pub(crate) kernel: Kernel,
+    pub(crate) kernel: KernelFacts,
     /// Kernel settings by their path below `/proc/sys`.
     pub(crate) sysctls: BTreeMap<String, String>,
     pub(crate) links: Vec<Link>,
@@ -44,9 +44,9 @@ pub struct Facts {
     /// The external interface, or why there is none.
     pub(crate) external: Result<ExternalInterface, String>,
     pub(crate) registry: RegistryFacts,
-    pub(crate) memory: CachedFiles,
+    pub(crate) cached: CachedFiles,
     /// The network, if its configuration is in the registry or in the cache.
-    pub(crate) network: Option<Network>,
+    pub(crate) network: Option<NetworkFacts>,
     /// The peers.
     pub(crate) peers: Vec<Peer>,
     /// The plan of the backend, if it has one.
@@ -55,7 +55,7 @@ pub struct Facts {
     pub(crate) held_peers: usize,
     /// The sockets on the tunnel's ports.
     pub(crate) sockets: Vec<Socket>,
-    pub(crate) firewall: Firewall,
+    pub(crate) firewall: FirewallFacts,
     /// The links that a network manager manages.
     pub(crate) managed: Vec<ManagedLink>,
 }
@@ -67,7 +67,7 @@ pub struct RunningAgent {
     pub pid: u32,
     /// The command line without passwords.
     pub command: String,
-    /// The unit of systemd that started it.
+    /// Its systemd unit.
     pub unit: Option<String>,
     /// Its options, or why they are invalid.
     pub options: Result<AgentProfile, String>,
@@ -77,7 +77,7 @@ pub struct RunningAgent {
 
 /// The features of the kernel.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Kernel {
+pub(crate) struct KernelFacts {
     pub(crate) release: String,
     /// Whether it supports VXLAN devices; `None` if that cannot be tested.
     pub(crate) has_vxlan: Option<bool>,
@@ -100,7 +100,7 @@ pub struct RegistryFacts {
     pub config: ConfigFact,
     /// All leases, if they could be read.
     pub leases: Option<Snapshot>,
-    /// The clock of the registry, if it tells the time.
+    /// The clock of the registry, if it reports the time.
     pub clock: Option<ClockReading>,
     /// The readable certificates that the agent uses.
     pub certificates: Vec<Certificate>,
@@ -141,7 +141,7 @@ pub enum ConfigFact {
 /// The clock of the registry.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ClockReading {
-    /// The member that was asked.
+    /// The member that reported it.
     pub member: String,
     /// Its time.
     pub there: SystemTime,
@@ -164,7 +164,7 @@ pub(crate) struct CachedFiles {
 
 /// The network of the host.
 #[derive(Clone, Debug)]
-pub(crate) struct Network {
+pub(crate) struct NetworkFacts {
     pub(crate) config: NetworkConfig,
     /// The host's lease in the registry, or else in the cache.
     pub(crate) own: Option<Lease>,
@@ -203,13 +203,13 @@ pub(crate) enum HostResponse {
 pub(crate) struct Socket {
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
-    /// The process ID and name of the owner; the kernel's sockets have none.
+    /// The process ID and name of the owner; `None` for the kernel's sockets.
     pub(crate) owner: Option<(u32, String)>,
 }
 
-/// The effects of the host's packet filters.
+/// The state of the host's packet filters.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Firewall {
+pub(crate) struct FirewallFacts {
     /// The rules that drop packets of the network.
     pub(crate) blocking_rules: Vec<(Packet, BlockingRule)>,
     /// The missing rules of the network.
@@ -218,7 +218,7 @@ pub(crate) struct Firewall {
     pub(crate) lacks: Option<String>,
     /// Why iptables cannot show a table with rules of the network.
     pub(crate) not_shown: Option<String>,
-    /// Why rules could not be read.
+    /// Why packet filters could not be read.
     pub(crate) failures: Vec<String>,
     /// Whether kube-proxy has rules.
     pub(crate) has_kube_proxy: bool,
@@ -276,7 +276,7 @@ impl Facts {
     }
 
     /// Returns the link that the main table routes an overlay address to.
-    pub(crate) fn way_to(&self, address: IpAddr) -> Option<String> {
+    pub(crate) fn outgoing_link(&self, address: IpAddr) -> Option<String> {
         let fits =
             |route: &&Route| route.destination.contains(&address) && route.destination.prefix_len() > 0;
         let best = self.routes.iter().filter(fits).max_by_key(|route| route.destination.prefix_len())?;
@@ -353,7 +353,7 @@ pub(super) mod tests {
         let own = lease("10.5.1.0-24", "192.168.64.1");
         let external = ExternalInterface::new("eth0", 2, 1500, own.attrs.public);
         let vxlan = OpenVxlan::new(flannel_netlink::Namespace::current().expect("the namespace"));
-        let network = Network {
+        let network = NetworkFacts {
             config: config.clone(),
             own: Some(own.clone()),
             devices: vxlan.data_path(&config, &external).expect("valid").devices,
@@ -378,7 +378,7 @@ pub(super) mod tests {
             own_daemon: Some(daemon),
             may_change_network: Some(true),
             may_look: true,
-            kernel: Kernel { has_vxlan: Some(true), has_nftables: true, ..Kernel::default() },
+            kernel: KernelFacts { has_vxlan: Some(true), has_nftables: true, ..KernelFacts::default() },
             sysctls: BTreeMap::new(),
             links: Vec::new(),
             addresses: Vec::new(),
@@ -392,13 +392,13 @@ pub(super) mod tests {
                 clock: None,
                 certificates: Vec::new(),
             },
-            memory: CachedFiles::default(),
+            cached: CachedFiles::default(),
             network: Some(network),
             peers: Vec::new(),
             plan: None,
             held_peers: 0,
             sockets: Vec::new(),
-            firewall: Firewall::default(),
+            firewall: FirewallFacts::default(),
             managed: Vec::new(),
             options,
         }

@@ -65,18 +65,18 @@ pub struct Finding {
     pub what: String,
     /// Why it matters.
     pub why: &'static str,
-    /// What to do.
+    /// The fix.
     pub cure: Cure,
 }
 
-/// What to do about a finding. Words in capitals are for the operator to fill in.
+/// The fix of a finding. The operator replaces words in capitals.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Cure {
-    /// Commands for a shell of root, to be run in order.
+    /// Commands for a root shell, in order.
     pub commands: Vec<String>,
     /// Flags for the daemon and for doctor.
     pub flags: Vec<String>,
-    /// Commands for a shell of root that make the cure permanent across reboots.
+    /// Commands for a root shell that make the fix survive a reboot.
     pub lasting: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Reads the facts about a host. Nothing is written; facts that cannot be read are missing.
+//! Reads the facts about a host. It writes nothing; facts that cannot be read are missing.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +12,9 @@ use flannel_core::{
 use flannel_netlink::{IpFamily, LinkKind, Namespace, Netlink, Route, RouteFilter};
 use flannel_registry::CachedNetwork;
 
-use super::facts::{CachedFiles, ConfigFact, Facts, Firewall, Kernel, Network, RegistryFacts, RunningAgent};
+use super::facts::{
+    CachedFiles, ConfigFact, Facts, FirewallFacts, KernelFacts, NetworkFacts, RegistryFacts, RunningAgent,
+};
 use super::profile::AgentProfile;
 use crate::backends::BackendRegistry;
 use crate::plan::{own_lease, read_node_id};
@@ -33,7 +35,7 @@ pub use agents::running as running_agents;
 ///
 /// # Errors
 ///
-/// One line if the network of the host cannot be read.
+/// Returns a message of one line if the network of the host cannot be read.
 pub async fn read(
     options: AgentProfile,
     backends: &BackendRegistry,
@@ -44,9 +46,9 @@ pub async fn read(
     let mut netlink = Netlink::open().map_err(|error| failed("the network", &error))?;
     let (own_daemon, daemons) = split(&options, all);
     let registry = options.registry.read().await;
-    let memory = memory(&options);
-    let external = external(&options, &registry, &memory);
-    let network = network(&options, backends, &registry, &memory, &external);
+    let cached = cached_files(&options);
+    let external = external(&options, &registry, &cached);
+    let network = network(&options, backends, &registry, &cached, &external);
     let mut facts = Facts {
         now: wall_clock(),
         backends: backends.clone(),
@@ -55,20 +57,20 @@ pub async fn read(
         may_look: capabilities::has_net_admin(None) != Some(false),
         daemons: with_devices(daemons, backends, &external).await,
         own_daemon,
-        kernel: Kernel::default(),
+        kernel: KernelFacts::default(),
         sysctls: Default::default(),
         links: netlink.links().map_err(|error| failed("the links", &error))?,
         addresses: netlink.addresses(0).map_err(|error| failed("the addresses", &error))?,
         routes: routes(&mut netlink).map_err(|error| failed("the routes", &error))?,
         external,
         registry,
-        memory,
+        cached,
         network,
         peers: Vec::new(),
         plan: None,
         held_peers: 0,
         sockets: Vec::new(),
-        firewall: Firewall::default(),
+        firewall: FirewallFacts::default(),
         managed: Vec::new(),
         options,
     };
@@ -150,12 +152,12 @@ fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, flannel_netlink::Error> {
 fn external(
     options: &AgentProfile,
     registry: &RegistryFacts,
-    memory: &CachedFiles,
+    cached: &CachedFiles,
 ) -> Result<ExternalInterface, String> {
     let config = if let ConfigFact::Valid(config) = &registry.config {
         Some(config)
     } else {
-        memory.network.as_ref().map(|remembered| &remembered.config)
+        cached.network.as_ref().map(|cached| &cached.config)
     };
     (options.external)(config)
 }
@@ -165,14 +167,14 @@ fn network(
     options: &AgentProfile,
     backends: &BackendRegistry,
     registry: &RegistryFacts,
-    memory: &CachedFiles,
+    files: &CachedFiles,
     external: &Result<ExternalInterface, String>,
-) -> Option<Network> {
-    let remembered = memory.network.as_ref();
+) -> Option<NetworkFacts> {
+    let cached = files.network.as_ref();
     let config = match &registry.config {
         ConfigFact::Valid(config) => config.clone(),
         ConfigFact::Silent(..) | ConfigFact::Refused(..) | ConfigFact::BadOptions(..) => {
-            remembered?.config.clone()
+            cached?.config.clone()
         }
         ConfigFact::Missing | ConfigFact::Invalid(_) => return None,
     };
@@ -181,16 +183,16 @@ fn network(
     let ports = backends.tunnel_ports(&config).iter().map(|port| port.port).collect();
     let public: PublicAddrs = external.public.used_by(&config);
     let own = match &registry.leases {
-        Some(all) => own_lease(&all.leases, &public, memory.node).map(|lease| Lease::clone(lease)),
-        None => remembered.map(|remembered| remembered.own.clone()),
+        Some(all) => own_lease(&all.leases, &public, files.node).map(|lease| Lease::clone(lease)),
+        None => cached.map(|cached| cached.own.clone()),
     };
     let subnet_file = own
         .as_ref()
         .map(|lease| SubnetEnv::new(&config, &lease.subnet, mtu, options.rules.masquerade).to_string());
-    Some(Network { config, own, devices, mtu, ports, subnet_file })
+    Some(NetworkFacts { config, own, devices, mtu, ports, subnet_file })
 }
 
-/// Describes how the backend of a configuration carries the traffic on this host.
+/// Returns the plan of the configured backend on this host.
 pub(super) fn data_path(
     backends: &BackendRegistry,
     config: &NetworkConfig,
@@ -229,7 +231,7 @@ fn held_peers(facts: &Facts) -> usize {
 }
 
 /// Reads the files of earlier runs.
-fn memory(options: &AgentProfile) -> CachedFiles {
+fn cached_files(options: &AgentProfile) -> CachedFiles {
     let network = CachedNetwork::read(&options.cache, options.registry.cache_key()).ok().flatten();
     let subnet_file = fs::read_to_string(&options.subnet_file).ok();
     CachedFiles { subnet_file, network, node: read_node_id(&options.node_id).ok().flatten() }

@@ -11,7 +11,7 @@ use flannel_firewall::RuleOptions;
 use super::facts::{ConfigFact, RegistryFacts};
 
 /// Selects the external interface for a network, or without knowing the configuration.
-pub type ChooseExternal =
+pub type ExternalLookup =
     Arc<dyn Fn(Option<&NetworkConfig>) -> Result<ExternalInterface, String> + Send + Sync>;
 
 /// The options of a node agent, for doctor.
@@ -25,12 +25,12 @@ pub struct AgentProfile {
     pub node_id: PathBuf,
     /// The status socket.
     pub status_socket: Option<PathBuf>,
-    /// The firewall rules that the agent keeps.
+    /// The firewall rules that the agent maintains.
     pub rules: RuleOptions,
     /// Whether only peers may send to the tunnel's port.
     pub restrict_tunnel_port: bool,
     /// Selects the external interface as the agent does.
-    pub external: ChooseExternal,
+    pub external: ExternalLookup,
     /// The registry of the network.
     pub registry: Arc<dyn AgentRegistry>,
 }

@@ -79,7 +79,7 @@ mod tests {
         }
         let mut other = Schedule::new(8);
         other.set(&all);
-        assert_ne!(other.next(), Some(first[0]), "another host begins with another one");
+        assert_ne!(other.next(), Some(first[0]), "another host begins with a different peer");
     }
 
     #[test]

@@ -142,9 +142,9 @@ impl Site {
         };
         let peers: Vec<ProbeTarget> = peers.into_iter().map(peer).collect();
         let no_inside = match (own, inside.is_empty()) {
-            (None, _) => "this host has no lease, so there is no tunnel to ask through",
-            (Some(_), true) => "this host has no tunnel device, so that only the underlay was asked",
-            (Some(_), false) => "its backend is another one, so that only the underlay was asked",
+            (None, _) => "this host has no lease, so only the underlay was probed",
+            (Some(_), true) => "this host has no tunnel device, so only the underlay was probed",
+            (Some(_), false) => "the peer uses a different backend, so only the underlay was probed",
         };
         let own_addresses = own.iter().flat_map(|own| own.public.addresses()).collect();
         let context = ProbeContext { own: own_addresses, no_inside: no_inside.to_owned(), ..context };
@@ -249,11 +249,11 @@ mod tests {
     }
 
     #[test]
-    fn without_a_device_or_with_another_backend_only_the_underlay_is_asked_and_why_is_said() {
+    fn without_a_device_or_with_another_backend_only_the_underlay_is_probed_and_the_reason_given() {
         let own = record(1, "vxlan", true);
         for (own, peer, device, why) in [
             (Some(&own), record(2, "vxlan", true), false, "no tunnel device"),
-            (Some(&own), record(2, "", true), true, "another one"),
+            (Some(&own), record(2, "", true), true, "different backend"),
             (None, record(2, "vxlan", true), true, "no lease"),
         ] {
             let site = site(own, &[peer], device);

@@ -48,14 +48,14 @@ impl DescriptorStore for FdStore {
     }
 
     fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-        self.forget(name)?;
+        self.remove(name)?;
         let copy = descriptor.try_clone_to_owned()?;
         self.notifier.send_with(&format!("FDSTORE=1\nFDNAME={name}\n"), copy.as_fd())?;
         self.lock().insert(name.to_owned(), vec![copy]);
         Ok(())
     }
 
-    fn forget(&self, name: &str) -> io::Result<()> {
+    fn remove(&self, name: &str) -> io::Result<()> {
         if self.lock().remove(name).is_some() {
             self.notifier.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"))?;
         }
@@ -65,7 +65,7 @@ impl DescriptorStore for FdStore {
     fn clear(&self) {
         let names: Vec<String> = self.lock().keys().cloned().collect();
         for name in names {
-            if let Err(error) = self.forget(&name) {
+            if let Err(error) = self.remove(&name) {
                 warn!("Failed to remove {name} from the service manager's descriptor store: {error}");
             }
         }

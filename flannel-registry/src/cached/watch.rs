@@ -197,7 +197,7 @@ impl CacheWriter {
     }
 }
 
-/// Waits until a time, or forever if there is none.
+/// Waits until `time`, or forever without one.
 async fn until(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,

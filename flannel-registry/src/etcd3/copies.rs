@@ -85,7 +85,7 @@ impl Etcd3Registry {
         }
     }
 
-    /// Writes the network config if there is none. Returns whether the store holds `text` now.
+    /// Writes the network config if the key is absent. Returns whether the store holds `text` now.
     pub(crate) async fn copy_config(&self, text: &str) -> Result<bool, RegistryError> {
         let (store, key) = (&*self.store, self.store.keys.config());
         let absent = Compare::version(key, CompareOp::Equal, 0);

@@ -7,7 +7,7 @@ use flannel_core::{
     SubnetRegistry,
 };
 use flannel_registry::{CacheOptions, CachedLeaseManager, RegistryLeaseManager};
-use flannel_testing::{Call, Fault};
+use flannel_testing::{Call, InjectedFault};
 use futures::StreamExt;
 use tokio::time::timeout;
 
@@ -19,7 +19,7 @@ const PEERS: &[(&str, u8)] = &[("10.5.2.0-24", 2), ("10.5.3.0-24", 3)];
 async fn the_cached_lease_is_used_while_the_registry_is_unavailable() {
     let site = Site::after_a_run(PEERS).await;
     for call in [Call::Config, Call::List, Call::Renew] {
-        site.faulty.fail_next(call, [Fault::Unavailable]);
+        site.faulty.fail_next(call, [InjectedFault::Unavailable]);
         let manager = site.manager();
         assert_eq!(start(&manager).await.unwrap().subnet, key(OWN), "{call:?}");
         assert_eq!(start(&manager).await.unwrap().subnet, key(OWN), "{call:?}");
@@ -164,27 +164,27 @@ async fn a_watch_yields_the_cached_peers_and_then_their_changes() {
     let manager = site.manager();
     let own = start(&manager).await.unwrap();
     let mut events = manager.watch(own.subnet);
-    let mut told = Vec::new();
+    let mut seen = Vec::new();
     while let Ok(Some(event)) = timeout(MOMENT, events.next()).await {
-        told.push(event);
+        seen.push(event);
     }
-    let remembered = [
+    let cached = [
         "+10.5.2.0-24 192.168.0.2",
         "+10.5.3.0-24 192.168.0.3",
         "+10.5.8.0-24 192.168.0.8",
-        "recalled",
+        "cached",
         "unavailable",
     ];
-    assert_eq!(short(&told), remembered);
+    assert_eq!(short(&seen), cached);
 
     site.revoke("10.5.2.0-24").await;
     site.peer("10.5.3.0-24", 33);
     site.peer("10.5.4.0-24", 4);
     site.faulty.resume_responding();
-    let told = until_complete(&mut events).await;
-    let news =
+    let seen = until_complete(&mut events).await;
+    let changes =
         ["available", "+10.5.3.0-24 192.168.0.33", "+10.5.4.0-24 192.168.0.4", "-10.5.2.0-24", "complete"];
-    assert_eq!(short(&told), news);
+    assert_eq!(short(&seen), changes);
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,9 +193,9 @@ async fn an_available_registry_shows_current_and_departed_peers() {
     site.revoke("10.5.2.0-24").await;
     let manager = site.manager();
     let own = start(&manager).await.unwrap();
-    let told = until_complete(&mut manager.watch(own.subnet)).await;
+    let seen = until_complete(&mut manager.watch(own.subnet)).await;
     let expected = ["+10.5.3.0-24 192.168.0.3", "+10.5.2.0-24 192.168.0.2", "-10.5.2.0-24", "complete"];
-    assert_eq!(short(&told), expected);
+    assert_eq!(short(&seen), expected);
 }
 
 #[tokio::test(start_paused = true)]
@@ -226,7 +226,7 @@ async fn a_missing_or_invalid_config_does_not_prevent_a_restart() {
     assert_eq!(manager.config().await.unwrap().ipv4, NetworkConfig::parse(CONFIG).unwrap().ipv4);
     let own = start(&manager).await.unwrap();
     // The registry answers, so nothing else comes from the cache.
-    assert!(!short(&until_complete(&mut manager.watch(own.subnet)).await).contains(&"recalled".to_owned()));
+    assert!(!short(&until_complete(&mut manager.watch(own.subnet)).await).contains(&"cached".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,8 +15,8 @@ const RSA_PKCS1: &str = include_str!("rsa-pkcs1.pem");
 /// The same key as PKCS#8.
 const RSA_PKCS8: &str = include_str!("rsa-pkcs8.pem");
 
-/// CA, certificate and key files of which one is unusable, after [`Certificates::spoil`]; and the expected file and
-/// reason in the error.
+/// CA, certificate and key files, one of them unusable after [`Certificates::spoil`], with the file and reason that the
+/// error must name.
 pub(crate) const SPOILT: [([&str; 3], [&str; 2]); 7] = [
     (["absent.pem", "client.pem", "client-key.pem"], ["absent.pem", "No such file"]),
     (["garbage.pem", "client.pem", "client-key.pem"], ["garbage.pem", "contains no PEM certificate"]),

@@ -34,9 +34,9 @@ async fn changes_during_a_restart_of_etcd_are_yielded() {
     registry.update(&second, &host(3), DAY).await.unwrap();
     // When it restarts, etcd replays its log and so restores the events.
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
-    let told = words(&events);
-    assert_eq!(told, ["available", "deleted 10.5.1.0-24", "put 10.5.2.0-24"]);
-    let Some(RegistryEvent::Put(lease)) = events.last() else { panic!("{told:?}") };
+    let seen = words(&events);
+    assert_eq!(seen, ["available", "deleted 10.5.1.0-24", "put 10.5.2.0-24"]);
+    let Some(RegistryEvent::Put(lease)) = events.last() else { panic!("{seen:?}") };
     assert_eq!(lease.attrs, host(3));
 }
 
@@ -74,8 +74,8 @@ async fn a_waiting_watch_is_unaffected_by_other_keys() {
     // It has been waiting since before the index was cleared, so it receives the next event.
     server.put("10.5.1.0-24", RECORD.as_bytes());
     let events = until(&mut watch, |event| !matches!(event, RegistryEvent::Available)).await;
-    let told = words(&events);
-    assert!(told == ["put 10.5.1.0-24"] || told == ["snapshot 10.5.1.0-24"], "{told:?}");
+    let seen = words(&events);
+    assert!(seen == ["put 10.5.1.0-24"] || seen == ["snapshot 10.5.1.0-24"], "{seen:?}");
     assert!(registry.calls().reads - calls.reads <= 1);
     server.put("10.5.2.0-24", RECORD.as_bytes());
     assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.2.0-24"]);
@@ -182,7 +182,7 @@ async fn events_of_upstream_v0_11_are_understood() {
     // Upstream v0.11 renews by writing the record again.
     for _ in 0..2 {
         server.ctl(&["set", "--ttl", "86400", &subnet_key("10.5.1.0-24"), value]);
-        let RegistryEvent::Put(lease) = next(&mut watch).await else { panic!("a write is told") };
+        let RegistryEvent::Put(lease) = next(&mut watch).await else { panic!("no event for a write") };
         assert_eq!(registry.list().await.unwrap().leases, [lease]);
     }
 }
@@ -231,10 +231,7 @@ async fn a_hanging_etcd_is_detected_and_a_quiet_one_is_not_suspected() {
     let mut watch = registry.watch(None);
     next(&mut watch).await;
     let before = registry.calls();
-    assert!(
-        timeout(Duration::from_secs(10), watch.next()).await.is_err(),
-        "nothing happens and nothing is told"
-    );
+    assert!(timeout(Duration::from_secs(10), watch.next()).await.is_err(), "an event without a change");
     let after = registry.calls();
     assert!((3..=5).contains(&(after.polls - before.polls)), "{after:?}");
     assert_eq!(after.reads, before.reads, "a cluster whose raft index moves on is not asked for more");

@@ -115,7 +115,7 @@ async fn u7_a_partitioned_host_leaves_its_subnet_to_the_new_owner() {
     let overwritten = registry.update(&before, &host(1), DAY).await;
     assert!(matches!(overwritten, Err(RegistryError::Changed(_))), "{overwritten:?}");
     let moved = |node: &Node| node.network.lease().is_some_and(|lease| lease.subnet != subnet(100));
-    one.until("the first has another one", moved).await;
+    one.until("the first has a new lease", moved).await;
     let still = server.ctl(&["get", &subnet_key("10.5.100.0-24"), "-w", "json"]);
     // Everything but the response header, which carries the revision of the store.
     let kvs = |json: &str| json.split_once("\"kvs\"").unwrap().1.to_owned();
@@ -135,8 +135,8 @@ async fn u8_a_start_among_a_hundred_leases_and_twenty_events_makes_five_calls() 
     for third in 101..121 {
         others.create(subnet(third), &host(third), DAY).await.unwrap();
     }
-    let heard = |node: &Node| (101..121).all(|third| node.host.peers().contains_key(&subnet(third)));
-    node.until("it hears of twenty more", heard).await;
+    let has_all = |node: &Node| (101..121).all(|third| node.host.peers().contains_key(&subnet(third)));
+    node.until("it knows twenty more", has_all).await;
     let calls = registry.calls();
     // The config, a list, a grant of an etcd lease, the record, and a watch.
     assert_eq!((calls.lease_time_to_live, calls.total()), (0, 5), "{calls:?}");

@@ -6,7 +6,7 @@ use flannel_core::{
     LeaseManager, LeaseRequest, ManagerError, PeerEvent, PublicAddrs, RegistryError, SubnetRegistry, Term,
 };
 use flannel_registry::MemoryRegistry;
-use flannel_testing::{Call, Fault};
+use flannel_testing::{Call, InjectedFault};
 use futures::StreamExt;
 
 use crate::site::*;
@@ -44,8 +44,8 @@ async fn a_host_finds_its_lease_by_its_address_and_renews_it_without_an_event() 
     let site = site();
     let before = site.lease("10.5.9.0-24", 1).await;
     tokio::time::sleep(DAY / 2).await;
-    let recalled = site.manager.previous_lease(host(1).public).await.unwrap();
-    assert_eq!(recalled, Some(before.clone()));
+    let previous = site.manager.previous_lease(host(1).public).await.unwrap();
+    assert_eq!(previous, Some(before.clone()));
     assert_eq!(site.acquire_with(CONFIG, Some("10.5.7.0-24")).await.unwrap(), before);
     assert_eq!(site.faulty.count(Call::Update), 0, "an update would send a needless event to the peers");
     tokio::time::sleep(DAY * 3 / 4).await;
@@ -133,7 +133,7 @@ async fn hosts_that_start_together_get_different_subnets() {
 #[tokio::test(start_paused = true)]
 async fn losing_ten_races_fails_and_may_be_retried() {
     let site = site();
-    site.faulty.fail_next(Call::Create, [Fault::LostRace; 10]);
+    site.faulty.fail_next(Call::Create, [InjectedFault::LostRace; 10]);
     let error = site.acquire().await.unwrap_err();
     assert!(matches!(error, ManagerError::Registry(RegistryError::Exists(_))), "{error:?}");
     assert_eq!(site.faulty.count(Call::List), 10);
@@ -143,7 +143,7 @@ async fn losing_ten_races_fails_and_may_be_retried() {
 #[tokio::test(start_paused = true)]
 async fn a_create_without_a_response_is_found_and_kept() {
     let site = site();
-    site.faulty.fail_next(Call::Create, [Fault::AnswerLost]);
+    site.faulty.fail_next(Call::Create, [InjectedFault::AnswerLost]);
     let lease = site.acquire_with(CONFIG, Some("10.5.7.0-24")).await.unwrap();
     assert_eq!(lease.subnet, key("10.5.7.0-24"));
     assert_eq!(site.list().await, [lease], "not a second lease");
@@ -153,7 +153,7 @@ async fn a_create_without_a_response_is_found_and_kept() {
 #[tokio::test(start_paused = true)]
 async fn a_create_that_never_arrived_is_repeated_for_the_same_subnet() {
     let site = site();
-    site.faulty.fail_next(Call::Create, [Fault::RequestLost, Fault::RequestLost]);
+    site.faulty.fail_next(Call::Create, [InjectedFault::RequestLost, InjectedFault::RequestLost]);
     let lease = site.acquire_with(CONFIG, Some("10.5.7.0-24")).await.unwrap();
     assert_eq!(lease.subnet, key("10.5.7.0-24"));
     assert_eq!(site.list().await, [lease]);
@@ -161,7 +161,7 @@ async fn a_create_that_never_arrived_is_repeated_for_the_same_subnet() {
 
 #[tokio::test(start_paused = true)]
 async fn an_update_or_discard_without_a_response_has_the_same_result() {
-    for lost in [Fault::AnswerLost, Fault::RequestLost] {
+    for lost in [InjectedFault::AnswerLost, InjectedFault::RequestLost] {
         let site = site();
         site.store.create(key("10.5.9.0-24"), &vxlan("a"), DAY).await.unwrap();
         site.faulty.fail_next(Call::Update, [lost]);
@@ -180,7 +180,7 @@ async fn an_update_or_discard_without_a_response_has_the_same_result() {
 #[tokio::test(start_paused = true)]
 async fn an_unavailable_or_refusing_registry_is_not_retried_at_once() {
     let site = site();
-    for fault in [Fault::Unavailable, Fault::Refused] {
+    for fault in [InjectedFault::Unavailable, InjectedFault::Refused] {
         site.faulty.fail_next(Call::Create, [fault]);
         let before = site.faulty.count(Call::Create);
         assert!(matches!(site.acquire().await, Err(ManagerError::Registry(_))));
@@ -248,8 +248,8 @@ async fn a_host_without_an_address_has_no_previous_lease() {
 async fn a_lease_whose_renewal_grants_another_ttl_is_rewritten() {
     let site = site();
     let old = site.lease("10.5.9.0-24", 1).await;
-    let told = site.acquire().await.unwrap();
-    assert_eq!(told, old, "a renewal with the wanted TTL sends no event");
+    let seen = site.acquire().await.unwrap();
+    assert_eq!(seen, old, "a renewal with the wanted TTL sends no event");
     site.faulty.limit_renewals(Duration::from_secs(3600));
     let own = site.acquire().await.unwrap();
     assert_eq!((own.subnet, &own.attrs), (old.subnet, &old.attrs));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flannel_core::{Backoff, KeepEvent, LeaseManager, LeaseRequest, PeerEvent, SubnetRegistry, renew_after};
 use flannel_registry::{MemoryRegistry, RegistryLeaseManager, RegistryLeaseManagerOptions};
-use flannel_testing::{Call, Fault, FaultyRegistry};
+use flannel_testing::{Call, FaultyRegistry, InjectedFault};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::time::Instant;
@@ -35,7 +35,10 @@ async fn a_failed_renewal_is_retried_with_backoff_and_is_no_loss() {
     let own = site.acquire().await.unwrap();
     let mut keep = site.manager.keep(own.clone());
     keep.next().await;
-    site.faulty.fail_next(Call::Renew, [Fault::Unavailable, Fault::Refused, Fault::RequestLost]);
+    site.faulty.fail_next(
+        Call::Renew,
+        [InjectedFault::Unavailable, InjectedFault::Refused, InjectedFault::RequestLost],
+    );
     let mut pauses = Vec::new();
     for _ in 0..3 {
         let Some(KeepEvent::RenewalFailed { retry_in, reason }) = keep.next().await else {
@@ -163,8 +166,8 @@ async fn a_record_rewritten_by_another_daemon_of_this_host_is_restored_and_kept(
         assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
         // Upstream flannel renews without a comparison.
         let theirs = site.store.update(&site.list().await[0], &vxlan("other"), DAY).await.unwrap();
-        let told = "Lease (10.5.9.0/24) was rewritten by another daemon for the current IP (192.168.0.1)";
-        assert_eq!(keep.next().await, Some(KeepEvent::Disputed(told.to_owned())));
+        let seen = "Lease (10.5.9.0/24) was rewritten by another daemon for the current IP (192.168.0.1)";
+        assert_eq!(keep.next().await, Some(KeepEvent::Disputed(seen.to_owned())));
         assert_eq!(keep.next().await, Some(KeepEvent::Renewed(DAY)));
         assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
         let now = site.list().await.remove(0);
@@ -202,7 +205,7 @@ async fn renewals_of_a_short_lease_are_retried_often_enough() {
     let own = manager.acquire(LeaseRequest::new(&config(CONFIG), &host(1))).await.unwrap();
     let mut keep = manager.keep(own);
     keep.next().await;
-    faulty.fail_next(Call::Renew, [Fault::Unavailable; 4]);
+    faulty.fail_next(Call::Renew, [InjectedFault::Unavailable; 4]);
     while !matches!(keep.next().await, Some(KeepEvent::Renewed(_))) {}
     assert_eq!(store.list().await.unwrap().leases.len(), 1);
 }
@@ -238,7 +241,7 @@ async fn a_successful_renewal_resets_the_backoff() {
     let mut keep = site.manager.keep(site.acquire().await.unwrap());
     for _ in 0..2 {
         assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
-        site.faulty.fail_next(Call::Renew, [Fault::Unavailable; 4]);
+        site.faulty.fail_next(Call::Renew, [InjectedFault::Unavailable; 4]);
         let trouble = keep.next().await;
         assert!(
             matches!(trouble, Some(KeepEvent::RenewalFailed { retry_in, .. }) if retry_in <= Duration::from_secs(1))
@@ -323,7 +326,7 @@ async fn a_delayed_list_from_before_the_own_write_is_no_dispute() {
     site.store.update(&own, &vxlan("0a:00:00:00:00:09"), DAY).await.unwrap();
     assert!(matches!(keep.next().await, Some(KeepEvent::Disputed(_))));
     // The watch receives its list while the record is being rewritten.
-    site.faulty.fail_next(Call::Update, [Fault::Delayed(Duration::from_secs(10))]);
+    site.faulty.fail_next(Call::Update, [InjectedFault::Delayed(Duration::from_secs(10))]);
     site.faulty.cut_watches();
     let (renewed, ()) = tokio::join!(keep.next(), follow_for_a_second(&mut peers));
     assert_eq!(renewed, Some(KeepEvent::Renewed(DAY)));

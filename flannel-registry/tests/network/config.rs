@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flannel_core::{NetworkConfig, NetworkEvent, NetworkOptions, StaticLeaseManager, SubnetRegistry};
-use flannel_testing::{BackendCall, Call, FakeBackend, Fault};
+use flannel_testing::{BackendCall, Call, FakeBackend, InjectedFault};
 
 use crate::site::{CONFIG, MOMENT, Node, external, host, key, manager, site, start, start_on};
 
@@ -94,7 +94,7 @@ async fn an_unavailable_registry_is_asked_again() {
     let site = site();
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
-    site.faulty.fail_next(Call::Config, [Fault::Unavailable; 3]);
+    site.faulty.fail_next(Call::Config, [InjectedFault::Unavailable; 3]);
     site.store.set_config(OTHER);
     reconfigured(&mut node).await;
     assert_eq!(site.faulty.count(Call::Config), 5);
@@ -103,7 +103,7 @@ async fn an_unavailable_registry_is_asked_again() {
 #[tokio::test(start_paused = true)]
 async fn a_change_during_the_start_is_not_missed() {
     let site = site();
-    site.faulty.fail_next(Call::Create, [Fault::Delayed(Duration::from_secs(5))]);
+    site.faulty.fail_next(Call::Create, [InjectedFault::Delayed(Duration::from_secs(5))]);
     let mut node = start(&site.faulty, 1, None);
     node.sees("the first configuration", |event| matches!(event, NetworkEvent::Configured(_)).then_some(()))
         .await;
@@ -126,7 +126,7 @@ async fn a_network_that_does_not_follow_applies_the_config_on_request() {
     reconfigured(&mut node).await;
     node.network.reload().await;
     assert_eq!(site.faulty.count(Call::Config), 4, "each reload reads once");
-    site.faulty.fail_next(Call::Config, [Fault::Unavailable]);
+    site.faulty.fail_next(Call::Config, [InjectedFault::Unavailable]);
     node.network.reload().await;
     assert!(refused(&mut node).await.contains("does not answer"), "the caller waits for the result");
 }
@@ -134,15 +134,15 @@ async fn a_network_that_does_not_follow_applies_the_config_on_request() {
 #[tokio::test(start_paused = true)]
 async fn a_static_manager_may_change_the_config() {
     let parse = |text| NetworkConfig::parse(text).unwrap();
-    let told = StaticLeaseManager::new(parse(CONFIG), key("10.5.1.0-24")).unwrap();
-    told.set_peers([flannel_core::Lease::new(key("10.5.2.0-24"), host(2))]);
-    let mut node = start_on(told.clone(), FakeBackend::new(), 1, None);
+    let manager = StaticLeaseManager::new(parse(CONFIG), key("10.5.1.0-24")).unwrap();
+    manager.set_peers([flannel_core::Lease::new(key("10.5.2.0-24"), host(2))]);
+    let mut node = start_on(manager.clone(), FakeBackend::new(), 1, None);
     node.is_ready().await;
-    assert!(told.set_config(parse(r#"{"Network":"10.9.0.0/16"}"#)).is_err());
-    told.set_config(parse(OTHER)).unwrap();
+    assert!(manager.set_config(parse(r#"{"Network":"10.9.0.0/16"}"#)).is_err());
+    manager.set_config(parse(OTHER)).unwrap();
     reconfigured(&mut node).await;
     node.sees("the new record", |event| matches!(event, NetworkEvent::LeasePublished(_)).then_some(())).await;
-    assert_eq!(told.lease().await.attrs.backend_type.to_string(), "other");
+    assert_eq!(manager.lease().await.attrs.backend_type.to_string(), "other");
 }
 
 #[tokio::test(start_paused = true)]
@@ -151,7 +151,7 @@ async fn a_lease_lost_during_a_change_is_acquired_again() {
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
     let own = node.subnet();
-    site.faulty.fail_next(Call::Create, [Fault::Refused; 3]);
+    site.faulty.fail_next(Call::Create, [InjectedFault::Refused; 3]);
     site.store.remove_raw(&own.to_string());
     node.sees("the loss", |event| matches!(event, NetworkEvent::LeaseLost(_)).then_some(())).await;
     // The record would be unchanged, so only the loss causes a call.

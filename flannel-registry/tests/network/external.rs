@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use flannel_core::{ConditionName, ExternalUpdate, Lease, NetworkEvent, Phase, PublicAddrs};
-use flannel_testing::{BackendCall, Call, Fault};
+use flannel_testing::{BackendCall, Call, InjectedFault};
 use tokio::time::sleep;
 
 use crate::site::*;
@@ -81,7 +81,7 @@ async fn a_new_address_is_published_after_an_outage() {
 
 #[tokio::test(start_paused = true)]
 async fn a_write_without_a_response_is_checked() {
-    for fault in [Fault::AnswerLost, Fault::RequestLost] {
+    for fault in [InjectedFault::AnswerLost, InjectedFault::RequestLost] {
         let site = site();
         let mut node = running(&site).await;
         let subnet = node.subnet();
@@ -173,8 +173,8 @@ async fn a_lost_interface_is_a_condition_until_it_is_back_and_removes_nothing() 
     node.moves.send(lost()).unwrap();
     node.moves.send(lost()).unwrap();
     let events = node.within(MOMENT).await;
-    let told = |event: &&NetworkEvent| matches!(event, NetworkEvent::ExternalLost(_));
-    assert_eq!(events.iter().filter(told).count(), 1, "{events:?}");
+    let seen = |event: &&NetworkEvent| matches!(event, NetworkEvent::ExternalLost(_));
+    assert_eq!(events.iter().filter(seen).count(), 1, "{events:?}");
     let status = node.network.status();
     let names: Vec<_> = status.conditions.iter().map(|condition| condition.name).collect();
     assert_eq!((names, status.is_in_order()), (vec![ConditionName::ExternalLost], false));

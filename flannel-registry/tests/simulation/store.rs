@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flannel_core::{LeaseManager, SubnetRegistry};
 use flannel_registry::{MemoryRegistry, RegistryLeaseManager, RegistryLeaseManagerOptions, TokioClock};
-use flannel_testing::sim::{Link, SimStore};
+use flannel_testing::sim::{SimStore, StoreLink};
 
 pub(crate) struct Memory(pub(crate) MemoryRegistry);
 
@@ -13,7 +13,7 @@ impl SimStore for Memory {
         Arc::new(self.0.clone())
     }
 
-    fn manager(&self, link: Link, seed: u64) -> Arc<dyn LeaseManager> {
+    fn manager(&self, link: StoreLink, seed: u64) -> Arc<dyn LeaseManager> {
         // Only tokio's clock matters here; a `BootClock` would cost thousands of wake-ups per day and host.
         let clock = Arc::new(TokioClock::new());
         let mut options = RegistryLeaseManagerOptions::default();

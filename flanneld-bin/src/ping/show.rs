@@ -6,7 +6,7 @@ use flannel_core::{PeerProbe, ProbeSide, ProbeVerdict, ProbedPath};
 use flannel_node::probe::{ProbedPeer, weight};
 use serde::Serialize;
 
-use crate::show::format::{Cell, Paint, Table, list, plain};
+use crate::show::format::{Cell, Paint, TextTable, list, plain};
 
 /// The probed peers.
 #[derive(Clone, Debug, Serialize)]
@@ -33,7 +33,7 @@ pub(super) fn table(report: &PingReport, paint: Paint) -> String {
     if report.peers.is_empty() {
         return text + "no peers\n";
     }
-    let mut table = Table::default();
+    let mut table = TextTable::default();
     let names = ["SUBNET", "ADDRESS", "INSIDE", "OUTSIDE", "LOST", "MTU", "VERDICT"];
     table.row(names.map(|name| Cell::painted(name, |name| paint.faint(name))));
     for peer in &report.peers {
@@ -84,7 +84,7 @@ const SIGNS: &[(char, &str)] = &[
 /// Formats a sign for each peer, in the order of their subnets.
 pub(super) fn map(report: &PingReport, paint: Paint) -> String {
     let mut text = source_notice(report);
-    let mut table = Table::default();
+    let mut table = TextTable::default();
     for row in report.peers.chunks(ROW) {
         let first = row.first().map(|peer| list(peer.subnet.nets().take(1))).unwrap_or_default();
         let signs: String = row.iter().map(|peer| sign(&peer.probe)).collect();

@@ -28,7 +28,7 @@ fn peer(n: u8, inside: Option<bool>, outside: bool, change: impl Fn(&mut Vec<Pro
         port: Some(8472),
         interface: "eth0".to_owned(),
         own: vec![IpAddr::from([192, 168, 0, 1])],
-        no_inside: "its backend is another one, so that only the underlay was asked".to_owned(),
+        no_inside: "the peer uses a different backend, so only the underlay was probed".to_owned(),
     };
     let mut probe = flannel_core::PeerProbe::default();
     (probe.verdict, probe.detail) = judge(&paths, &context);

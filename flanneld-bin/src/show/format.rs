@@ -74,7 +74,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
 
 /// Rows of aligned cells, two blanks apart.
 #[derive(Default)]
-pub(crate) struct Table {
+pub(crate) struct TextTable {
     rows: Vec<Vec<Cell>>,
 }
 
@@ -98,7 +98,7 @@ impl Cell {
     }
 }
 
-impl Table {
+impl TextTable {
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
         self.rows.push(cells.into_iter().collect());
     }

@@ -2,7 +2,7 @@
 
 use flannel_core::{PeerState, PeerStatus};
 
-use super::format::{Cell, Paint, Table, bytes, list, plain, time};
+use super::format::{Cell, Paint, TextTable, bytes, list, plain, time};
 
 pub(super) fn page(peers: &[PeerStatus], paint: Paint) -> String {
     if peers.is_empty() {
@@ -10,7 +10,7 @@ pub(super) fn page(peers: &[PeerStatus], paint: Paint) -> String {
     }
     let has_traffic = peers.iter().any(|peer| peer.traffic.is_some());
     let has_probe = peers.iter().any(|peer| peer.probe.is_some());
-    let mut table = Table::default();
+    let mut table = TextTable::default();
     let traffic: &[&str] = if has_traffic { &["SENT", "RECEIVED"] } else { &[] };
     let probe: &[&str] = if has_probe { &["PROBE"] } else { &[] };
     let names = ["SUBNET", "ADDRESS", "BACKEND", "KNOWN FOR", "STATE"].iter();

@@ -3,14 +3,14 @@
 use flannel_core::{DeviceFacts, LeaseStatus, MeshStatus, NetworkStatus, ProbeVerdict, RegistryStatus};
 use flannel_node::status::{AgentStatus, FirewallStatus};
 
-use super::format::{Cell, Paint, Table, list, plain, time};
+use super::format::{Cell, Paint, TextTable, list, plain, time};
 
 /// The number of recent errors in the text; the JSON has all.
 const ERRORS: usize = 5;
 
 pub(super) fn page(report: &AgentStatus, paint: Paint) -> String {
     let network = &report.network;
-    let mut table = Table::default();
+    let mut table = TextTable::default();
     let mut row = |name: &str, value: String| {
         if !value.is_empty() {
             table.row([Cell::painted(name, |name| paint.faint(name)), Cell::new(value)]);
@@ -161,7 +161,7 @@ fn state(network: &NetworkStatus, paint: Paint) -> String {
         (true, false) => paint.warning("in order, with warnings"),
         (false, _) => paint.bad("not in order"),
     };
-    let mut table = Table::default();
+    let mut table = TextTable::default();
     for condition in &network.conditions {
         let name =
             Cell::painted(condition.name.as_str(), |name| match condition.name.is_against_readiness() {
@@ -187,7 +187,7 @@ fn recent_errors(network: &NetworkStatus, paint: Paint) -> String {
     if network.errors.is_empty() {
         return String::new();
     }
-    let mut table = Table::default();
+    let mut table = TextTable::default();
     for error in network.errors.iter().rev().take(ERRORS) {
         let times = if error.times > 1 { format!("{} times", error.times) } else { String::new() };
         let ago = format!("{} ago", time(error.age));

@@ -7,7 +7,8 @@ use flannel_testing::{PingOptions, eventually, ping};
 
 use crate::cluster::{Cluster, DUAL, HOST_GW, PATIENCE, VXLAN, check_ping, running_ping, wait_for_replies};
 
-/// On an idle machine it takes less than a second; with dead connections it would take more than ten.
+/// On an idle machine it takes the three seconds in which the address may return; with dead connections it would take more
+/// than ten.
 const FOLLOWED: Duration = Duration::from_secs(10);
 
 /// Three running hosts with this config and routes to each other.
@@ -107,6 +108,60 @@ fn replaced_addresses_of_both_families_are_followed() {
     let moved = r#"{"PublicIP":"192.168.64.77","PublicIPv6":"fd00:64::77","#;
     assert!(leases.iter().any(|(_, record)| record.starts_with(moved)), "{leases:#?}");
     cluster.daemon(0).wait_for_line(" and fd00:64::77, MTU", PATIENCE).unwrap();
+}
+
+/// Returns the lease of the first host.
+fn lease(cluster: &Cluster) -> String {
+    let key = format!("/coreos.com/network/subnets/{}-24", cluster.subnet(0).addr());
+    cluster.leases().into_iter().find(|(there, _)| there.starts_with(&key)).unwrap().1
+}
+
+#[test]
+fn a_floating_address_never_takes_the_lease_of_the_own_one() {
+    let mut cluster = running(DUAL);
+    for family in
+        ["ip address add 192.168.64.100/32 dev eth0", "ip -6 address add fd00:64::100/128 dev eth0 nodad"]
+    {
+        cluster.change(0, family);
+    }
+    let (away, back) = (
+        ["ip address del 192.168.64.1/24 dev eth0", "ip -6 address del fd00:64::1/64 dev eth0"],
+        ["ip address add 192.168.64.1/24 dev eth0", "ip -6 address add fd00:64::1/64 dev eth0 nodad"],
+    );
+    let own = lease(&cluster);
+    assert!(own.starts_with(r#"{"PublicIP":"192.168.64.1","PublicIPv6":"fd00:64::1","#), "{own}");
+    // A link flap.
+    away.iter().for_each(|step| cluster.change(0, step));
+    std::thread::sleep(Duration::from_millis(300));
+    back.iter().for_each(|step| cluster.change(0, step));
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(lease(&cluster), own);
+    let lines = cluster.daemon(0).lines();
+    assert!(!lines.iter().any(|line| line.contains("using eth0 with address 192.168.64.100")), "{lines:#?}");
+    // A longer loss is followed, and the daemon returns.
+    away.iter().for_each(|step| cluster.change(0, step));
+    cluster.daemon(0).wait_for_line("using eth0 with address 192.168.64.100", PATIENCE).unwrap();
+    back.iter().for_each(|step| cluster.change(0, step));
+    eventually(PATIENCE, || (lease(&cluster) == own).then_some(())).unwrap();
+}
+
+#[test]
+fn a_restart_prefers_the_address_of_the_lease_to_a_permanent_one() {
+    let mut cluster = Cluster::new(3);
+    cluster.configure(VXLAN);
+    cluster.change(0, "ip address del 192.168.64.1/24 dev eth0");
+    cluster.change(0, "ip address add 192.168.64.1/24 dev eth0 valid_lft 3600 preferred_lft 3600");
+    cluster.change(0, "ip address add 192.168.64.100/32 dev eth0");
+    cluster.start_all();
+    check_lease(&cluster, 0, "192.168.64.1");
+    // An address of the same prefix that floats, as keepalived may configure it.
+    cluster.change(0, "ip address add 192.168.64.101/24 dev eth0");
+    let cache = cluster.subnet_file(0).with_extension("env.cache");
+    eventually(PATIENCE, || cache.exists().then_some(())).unwrap();
+    cluster.daemon(0).kill().unwrap();
+    cluster.start(0);
+    cluster.wait_until_ready(0);
+    check_lease(&cluster, 0, "192.168.64.1");
 }
 
 #[test]

@@ -46,9 +46,9 @@ fn release_on_exit_leaves_nothing_on_the_host_and_its_peers() {
     assert_eq!(status.code(), Some(0), "{:#?}", cluster.daemon(0).lines());
     assert_eq!(cluster.leases().len(), 2);
     assert!(!cluster.lines(0, "ip link").iter().any(|line| line.contains("flannel.1")));
-    let remembered =
+    let files =
         ["env", "env.cache", "env.node-id"].map(|name| cluster.subnet_file(0).with_extension(name).exists());
-    assert_eq!(remembered, [false, false, true], "only who it is");
+    assert_eq!(files, [false, false, true], "only the node ID stays");
     eventually(PATIENCE, || cluster.routes(1).len() == 1).unwrap();
     cluster.daemon(0).wait_for_line("Released the lease", PATIENCE).unwrap();
 }

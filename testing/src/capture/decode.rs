@@ -6,10 +6,10 @@ use super::packet::{
 };
 use super::reader::Reader;
 
-/// A VXLAN packet may hold another one; deeper nesting than any network has stays bytes.
+/// The deepest nesting of VXLAN packets that is decoded; anything deeper stays bytes.
 const MAX_NESTING: u8 = 4;
 
-/// Decodes the layers of one packet. A method answers none when its layer cannot be read; the layer above
+/// Decodes the layers of one packet. A method returns `None` if it cannot read its layer; the layer above
 /// keeps the bytes then.
 pub(super) struct Decoder<'a> {
     vxlan_ports: &'a [u16],

@@ -123,7 +123,7 @@ pub struct UdpDatagram {
     pub destination_port: u16,
     /// Bytes of header and payload, as the header says.
     pub length: u16,
-    /// Checksum as captured; zero means that there is none. On a virtual link it is often not yet complete.
+    /// Checksum as captured; zero means no checksum. On a virtual link it is often not yet complete.
     pub checksum: u16,
     /// What it carries.
     pub content: UdpContent,

@@ -58,7 +58,7 @@ pub trait BackendSubject {
         attrs.public.v4.map(Into::into)
     }
 
-    /// Returns a directory that the backend keeps its state in, the same for each start. By default there is none.
+    /// Returns a directory that the backend keeps its state in, the same for each start. `None` by default.
     fn state_dir(&self) -> Option<PathBuf> {
         None
     }
@@ -128,7 +128,7 @@ pub trait BackendSubject {
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 #[expect(non_camel_case_types, reason = "named like the hooks")]
-pub enum Hook {
+pub enum BackendHook {
     add_foreign_objects,
     adopts,
     block,

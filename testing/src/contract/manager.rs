@@ -73,8 +73,8 @@ pub trait LeaseManagerSubject: Send + Sync {
     /// not expire.
     fn min_ttl(&self) -> Option<Duration>;
 
-    /// Returns the subnet that is assigned to host number `host` now, which need not be in the network; another one after
-    /// it was revoked. Return `None` if hosts choose their subnets; otherwise skip `chooses_subnet`.
+    /// Returns the subnet that is assigned to host number `host` now, which need not be in the network, and changes after
+    /// a revocation. Return `None` if hosts choose their subnets; otherwise skip `chooses_subnet`.
     fn assigned_subnet(&self, host: u8) -> Option<SubnetKey> {
         let _ = host;
         None
@@ -95,7 +95,7 @@ pub trait LeaseManagerSubject: Send + Sync {
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 #[expect(non_camel_case_types, reason = "named like the hooks")]
-pub enum Hook {
+pub enum ManagerHook {
     chooses_subnet,
     corrupt_record,
     min_ttl,

@@ -72,7 +72,7 @@ pub trait RegistrySubject: Send + Sync {
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 #[expect(non_camel_case_types, reason = "named like the hooks")]
-pub enum Hook {
+pub enum RegistryHook {
     calls,
     config_changes,
     stop,

@@ -21,7 +21,7 @@ pub trait TableSubject {
         &self,
     ) -> Vec<(<Self::Table as Table>::Key, <Self::Table as Table>::Value, <Self::Table as Table>::Value)>;
 
-    /// Returns an object whose write fails. Skip `unwritable` if there is none.
+    /// Returns an object whose write fails. Skip `unwritable` if every write succeeds.
     #[expect(clippy::type_complexity, reason = "tuples of the table's own types read best as they are")]
     fn unwritable(&self) -> Option<(<Self::Table as Table>::Key, <Self::Table as Table>::Value)>;
 
@@ -36,7 +36,7 @@ pub trait TableSubject {
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 #[expect(non_camel_case_types, reason = "named like the hooks")]
-pub enum Hook {
+pub enum TableHook {
     unwritable,
 }
 

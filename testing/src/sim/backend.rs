@@ -14,13 +14,13 @@ use ipnet::Ipv4Net;
 
 use super::checker::InvariantChecker;
 use super::kernel::{Kernel, SimTable};
-use super::link::Link;
+use super::link::StoreLink;
 
 /// Opens the backend for one run of a host's process.
 pub(super) struct OpenSim {
     pub(super) host: usize,
     pub(super) kernel: Kernel,
-    pub(super) link: Link,
+    pub(super) link: StoreLink,
     pub(super) checker: InvariantChecker,
     /// The MAC address of a new device.
     pub(super) new_mac: Mac,
@@ -56,7 +56,7 @@ impl OpenBackend for OpenSim {
 struct SimBackend {
     host: usize,
     kernel: Kernel,
-    link: Link,
+    link: StoreLink,
     checker: InvariantChecker,
     data: Option<Json>,
     own: Option<SubnetKey>,
@@ -94,7 +94,7 @@ impl SimBackend {
         match dirty {
             Dirty::All => {
                 self.set_all(peers);
-                self.distrust();
+                self.mark_stale();
             }
             Dirty::Some(dirty) => self.set_some(peers, dirty),
         }
@@ -204,7 +204,7 @@ impl SimBackend {
         }
     }
 
-    fn distrust(&mut self) {
+    fn mark_stale(&mut self) {
         self.neighbours.tracker.mark_stale();
         self.fdb.tracker.mark_stale();
         self.routes.tracker.mark_stale();
@@ -270,7 +270,7 @@ impl Backend for SimBackend {
 
     async fn wait_for_drift(&mut self) -> String {
         self.kernel.changed().await;
-        self.distrust();
+        self.mark_stale();
         "notified".to_owned()
     }
 

@@ -12,13 +12,13 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::checker::InvariantChecker;
-use super::link::Link;
+use super::link::StoreLink;
 
 /// A lease manager whose peer events are checked: each must be a change, and `Complete` must mean complete.
 pub(super) struct CheckedManager {
     pub(super) inner: Arc<dyn LeaseManager>,
     pub(super) host: usize,
-    pub(super) link: Link,
+    pub(super) link: StoreLink,
     pub(super) checker: InvariantChecker,
     /// Whether the host starts its watch twice, so that the second cannot use the list that was made for the lease.
     pub(super) watches_twice: bool,
@@ -105,7 +105,7 @@ impl LeaseManager for CheckedManager {
 struct Subscriber {
     host: usize,
     own: SubnetKey,
-    link: Link,
+    link: StoreLink,
     checker: InvariantChecker,
     /// The peers announced before `Complete`.
     announced: Option<BTreeSet<SubnetKey>>,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::checker::{InvariantChecker, MAX_LAG, SubnetOwner};
 use super::host::{Host, HostWaker, Start};
-use super::link::Link;
+use super::link::StoreLink;
 use super::{GRACE, RENEWAL, SimOptions, SimStore};
 
 pub(super) struct Cluster<'a> {
@@ -115,7 +115,7 @@ impl<'a> Cluster<'a> {
     pub(super) fn add_host(&mut self) -> usize {
         let number = self.hosts.len();
         let public = self.new_address();
-        let link = Link::new(
+        let link = StoreLink::new(
             number,
             self.random.u64(..),
             self.options.max_event_delay(),

@@ -18,12 +18,12 @@ use super::backend::OpenSim;
 use super::checked_manager::CheckedManager;
 use super::checker::InvariantChecker;
 use super::kernel::Kernel;
-use super::link::Link;
+use super::link::StoreLink;
 
 pub(super) struct Host {
     pub(super) number: usize,
     pub(super) public: Ipv4Addr,
-    pub(super) link: Link,
+    pub(super) link: StoreLink,
     pub(super) kernel: Kernel,
     /// The subnet that the process believes to hold.
     pub(super) holds: Option<SubnetKey>,
@@ -57,7 +57,7 @@ pub(super) struct Start {
 }
 
 impl Host {
-    pub(super) fn new(number: usize, public: Ipv4Addr, link: Link) -> Self {
+    pub(super) fn new(number: usize, public: Ipv4Addr, link: StoreLink) -> Self {
         Self {
             number,
             public,

@@ -20,7 +20,7 @@ use subscription::Watch;
 
 /// A host's connection to the store of a simulation. Clones share it.
 #[derive(Clone)]
-pub struct Link {
+pub struct StoreLink {
     host: usize,
     created: Instant,
     store: Arc<dyn SubnetRegistry>,
@@ -93,7 +93,7 @@ pub(super) struct Calls {
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-impl Link {
+impl StoreLink {
     pub(super) fn new(
         host: usize,
         seed: u64,
@@ -275,7 +275,7 @@ impl Link {
 }
 
 #[async_trait]
-impl SubnetRegistry for Link {
+impl SubnetRegistry for StoreLink {
     fn describe(&self) -> String {
         self.store.describe()
     }

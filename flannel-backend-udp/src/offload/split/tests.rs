@@ -39,7 +39,7 @@ pub(crate) fn split(header: &VirtioHeader, packet: &[u8]) -> Result<Vec<Vec<u8>>
     Ok(all)
 }
 
-/// The slow way: each segment made by itself.
+/// Builds each segment separately, as the reference.
 fn model(sample: &Sample, is_tcp: bool, size: usize) -> Vec<Vec<u8>> {
     let parts: Vec<&[u8]> =
         if sample.payload.is_empty() { vec![&[]] } else { sample.payload.chunks(size).collect() };

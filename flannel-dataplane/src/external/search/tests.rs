@@ -1,5 +1,6 @@
 //! The search on a small host, which each test changes as it needs.
 
+use super::super::address::preferred;
 use super::super::facts::AddressFacts;
 use super::*;
 
@@ -7,7 +8,7 @@ mod criteria;
 
 fn address(text: &str) -> AddressFacts {
     let address = text.parse().expect("address");
-    AddressFacts { address, permanent: true, deprecated: false, temporary: false }
+    AddressFacts { address, permanent: true, deprecated: false, temporary: false, single_host: false }
 }
 
 fn link(index: u32, name: &str, addresses: &[&str]) -> LinkFacts {
@@ -171,7 +172,13 @@ fn the_best_address_of_an_interface_is_preferred() {
     let link_local = address("169.254.0.5");
     let loopback = address("127.0.0.6");
     let useless = [loopback, address("0.0.0.0"), address("224.0.0.7"), address("255.255.255.255")];
+    let floating = AddressFacts { single_host: true, ..address("10.0.0.11") };
+    let floating_from_dhcp = AddressFacts { single_host: true, permanent: false, ..address("10.0.0.12") };
     for (addresses, best) in [
+        (vec![floating, from_dhcp], Some("10.0.0.2")),
+        (vec![floating, permanent], Some("10.0.0.4")),
+        (vec![floating, floating_from_dhcp], Some("10.0.0.12")),
+        (vec![floating, link_local], Some("10.0.0.11")),
         (vec![deprecated, link_local, from_dhcp, secondary, permanent], Some("10.0.0.4")),
         (vec![link_local, from_dhcp, secondary], Some("10.0.0.3")),
         (vec![link_local, from_dhcp], Some("10.0.0.2")),

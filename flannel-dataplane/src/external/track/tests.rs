@@ -1,12 +1,14 @@
 //! The tracked state of a selected interface.
 
+use std::net::Ipv4Addr;
+
 use super::*;
 use crate::external::facts::{AddressFacts, DefaultRoute, RouteLookup};
 use crate::external::pattern::InterfacePattern;
 
 fn fact(text: &str) -> AddressFacts {
     let address = text.parse().expect("address");
-    AddressFacts { address, permanent: true, deprecated: false, temporary: false }
+    AddressFacts { address, permanent: true, deprecated: false, temporary: false, single_host: false }
 }
 
 fn link_fact(index: u32, name: &str, addresses: &[&str]) -> LinkFacts {
@@ -35,7 +37,7 @@ fn known() -> ExternalInterface {
 /// Returns its current state, as `name index v4 v6`, and what is missing.
 fn tracked(selected_by: SelectedBy, facts: &HostFacts) -> (String, Option<String>) {
     let TrackedState { external, missing, .. } =
-        track(facts, &Criteria::default(), DUAL, selected_by, &known());
+        track(facts, &Criteria::default(), DUAL, selected_by, &known(), PublicAddrs::default());
     let ExternalInterface { name, index, v4, v6, public, .. } = external;
     assert_eq!(public, PublicAddrs { v4, v6 });
     (format!("{name} {index} {} {}", v4.expect("IPv4"), v6.expect("IPv6")), missing)
@@ -52,6 +54,21 @@ fn an_address_is_kept_while_it_exists() {
             (SAME.to_owned(), None)
         );
     }
+}
+
+#[test]
+fn a_returned_address_is_preferred_to_the_one_that_replaced_it() {
+    let home = PublicAddrs { v4: "192.168.9.1".parse().ok(), v6: "fd00::1".parse().ok() };
+    let known =
+        ExternalInterface::new("eth0", 2, 1500, "192.168.9.100".parse::<Ipv4Addr>().expect("address"));
+    let now = |addresses: &[&str]| {
+        let facts = facts(&[link_fact(2, "eth0", addresses)], None);
+        let by = SelectedBy::Name;
+        track(&facts, &Criteria::default(), IpFamilies::V4, by, &known, home).external.v4
+    };
+    assert_eq!(now(&["192.168.9.100"]), known.v4);
+    assert_eq!(now(&["192.168.9.100", "192.168.9.7"]), known.v4, "others are not");
+    assert_eq!(now(&["192.168.9.100", "192.168.9.1"]), home.v4);
 }
 
 #[test]
@@ -129,7 +146,9 @@ fn a_given_public_address_is_kept_and_the_mtu_is_tracked() {
     let mut link = link_fact(2, "eth0", &["192.168.9.77", "fd00::1"]);
     link.mtu = 9000;
     let criteria = Criteria { public_v4: "203.0.113.7".parse().ok(), ..Criteria::default() };
-    let now = track(&facts(&[link], None), &criteria, DUAL, SelectedBy::Name, &known()).external;
+    let now =
+        track(&facts(&[link], None), &criteria, DUAL, SelectedBy::Name, &known(), PublicAddrs::default())
+            .external;
     assert_eq!((now.v4, now.mtu), ("192.168.9.77".parse().ok(), 9000));
     assert_eq!(now.public.v4, "203.0.113.7".parse().ok());
 }
@@ -138,7 +157,9 @@ fn a_given_public_address_is_kept_and_the_mtu_is_tracked() {
 fn a_family_that_is_not_in_use_is_ignored() {
     let links = [link_fact(2, "eth0", &["192.168.9.1"]), link_fact(3, "eth1", &["10.0.0.1"])];
     let (criteria, by) = (Criteria::default(), SelectedBy::DefaultRoute);
-    let tracked = |route| track(&facts(&links, Some(route)), &criteria, IpFamilies::V4, by, &known());
+    let tracked = |route| {
+        track(&facts(&links, Some(route)), &criteria, IpFamilies::V4, by, &known(), PublicAddrs::default())
+    };
     assert_eq!(tracked(2), TrackedState { external: known(), missing: None, is_lost: false });
     let moved = tracked(3);
     assert_eq!((moved.external.name.as_str(), moved.missing), ("eth1", None));
@@ -149,8 +170,14 @@ fn a_pattern_decides_again_once_the_matching_address_is_gone() {
     let patterns = InterfacePattern::new(r"^192\.168\.9\.").into_iter().collect();
     let criteria = Criteria { patterns, ..Criteria::default() };
     let now = |links: &[LinkFacts]| {
-        let TrackedState { external, missing, .. } =
-            track(&facts(links, None), &criteria, IpFamilies::V4, SelectedBy::Pattern, &known());
+        let TrackedState { external, missing, .. } = track(
+            &facts(links, None),
+            &criteria,
+            IpFamilies::V4,
+            SelectedBy::Pattern,
+            &known(),
+            PublicAddrs::default(),
+        );
         (format!("{} {}", external.name, external.v4.expect("IPv4")), missing)
     };
     let eth0 = |addresses: &[&str]| link_fact(2, "eth0", addresses);
@@ -172,7 +199,7 @@ fn the_route_to_an_address_is_tracked_and_the_interface_kept_without_one() {
     let now = |lookup: Result<RouteLookup, String>| {
         let facts = HostFacts { lookup: Some(lookup), ..facts(&links, None) };
         let (criteria, by) = (Criteria::default(), SelectedBy::Reachability);
-        let now = track(&facts, &criteria, IpFamilies::V4, by, &known()).external;
+        let now = track(&facts, &criteria, IpFamilies::V4, by, &known(), PublicAddrs::default()).external;
         format!("{} {}", now.name, now.v4.expect("IPv4"))
     };
     assert_eq!(now(Ok(RouteLookup { index: 3, source: "10.0.0.2".parse().ok() })), "eth1 10.0.0.2");
@@ -184,7 +211,7 @@ fn the_route_to_an_address_is_tracked_and_the_interface_kept_without_one() {
 fn an_interface_is_lost_once_the_host_has_none_of_its_addresses() {
     let is_lost = |links: &[LinkFacts], route| {
         let (criteria, by) = (Criteria::default(), SelectedBy::DefaultRoute);
-        track(&facts(links, route), &criteria, DUAL, by, &known()).is_lost
+        track(&facts(links, route), &criteria, DUAL, by, &known(), PublicAddrs::default()).is_lost
     };
     let whole = link_fact(2, "eth0", &["192.168.9.1", "fd00::1"]);
     assert!(!is_lost(std::slice::from_ref(&whole), None));

@@ -53,7 +53,7 @@ pub(in crate::doctor) fn public_address(facts: &Facts) -> Vec<Finding> {
             .filter(|link| is_of_containers(facts, link));
         let why = match bridge {
             _ if address.is_loopback() => "is a loopback address".to_owned(),
-            _ if !is_plausible(address) => "is good for its own link only".to_owned(),
+            _ if !is_plausible(address) => "is valid only on its own link".to_owned(),
             Some(bridge) => format!("is that of the bridge {}, which is inside this host", bridge.name),
             None => return None,
         };

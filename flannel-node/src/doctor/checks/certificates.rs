@@ -33,7 +33,7 @@ fn judge(facts: &Facts, certificate: &Certificate) -> Option<Finding> {
     let (fault, how) = if facts.now > *not_after {
         (&EXPIRED, format!("expired on {}", date(*not_after)))
     } else if facts.now < *not_before {
-        (&NOT_YET_VALID, format!("is good from {} on", date(*not_before)))
+        (&NOT_YET_VALID, format!("is not valid before {}", date(*not_before)))
     } else if facts.now + soon > *not_after {
         (&EXPIRES_SOON, format!("expires on {}", date(*not_after)))
     } else {

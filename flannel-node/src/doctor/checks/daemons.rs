@@ -13,13 +13,13 @@ pub(super) const NOT_RUNNING: Fault = Fault::warning(
 
 /// A host without a lease needs no agent.
 pub(in crate::doctor) fn not_running(facts: &Facts) -> Vec<Finding> {
-    let has_lease = facts.own().is_some() || facts.memory.subnet_file.is_some();
+    let has_lease = facts.own().is_some() || facts.cached.subnet_file.is_some();
     if facts.is_running() || !has_lease {
         return Vec::new();
     }
     let what = match facts.own() {
         Some(own) => format!("this host has the lease {}, and no flanneld runs for it", own.subnet),
-        None => format!("{} is there, and no flanneld runs for it", facts.options.subnet_file.display()),
+        None => format!("{} exists, and no flanneld runs for it", facts.options.subnet_file.display()),
     };
     vec![NOT_RUNNING.found(what, start())]
 }

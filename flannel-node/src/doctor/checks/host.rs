@@ -39,7 +39,7 @@ pub(in crate::doctor) fn not_root(facts: &Facts) -> Vec<Finding> {
         return Vec::new();
     }
     let program = quoted(&facts.program.to_string_lossy());
-    let what = "doctor runs without CAP_NET_ADMIN and sees a part only";
+    let what = "doctor runs without CAP_NET_ADMIN and cannot see everything";
     vec![NOT_ROOT.found(what, Cure::run([format!("sudo {program} doctor")]))]
 }
 
@@ -63,7 +63,9 @@ pub(in crate::doctor) fn kernel(facts: &Facts) -> Vec<Finding> {
     };
     let mut found = Vec::new();
     if needs(KernelFeature::Vxlan) && kernel.has_vxlan == Some(false) {
-        found.push(KERNEL_VXLAN.found(format!("kernel {release} makes no VXLAN device"), module("vxlan")));
+        found.push(
+            KERNEL_VXLAN.found(format!("kernel {release} cannot create VXLAN devices"), module("vxlan")),
+        );
     }
     if let Some(why) = kernel.no_tun.as_ref().filter(|_| needs(KernelFeature::Tun)) {
         let make =
@@ -72,7 +74,7 @@ pub(in crate::doctor) fn kernel(facts: &Facts) -> Vec<Finding> {
     }
     // Without the capability the kernel refuses the request.
     if network.config.enable_nftables && !kernel.has_nftables && facts.may_look {
-        let what = format!("kernel {release} does not answer about nftables");
+        let what = format!("kernel {release} does not support nftables");
         found.push(KERNEL_NFTABLES.found(what, module("nf_tables")));
     }
     found

@@ -23,14 +23,14 @@ pub(in crate::doctor) fn own(facts: &Facts) -> Vec<Finding> {
     let (Some(snapshot), false) = (&facts.registry.leases, facts.is_running()) else {
         return Vec::new();
     };
-    let Some(remembered) = &facts.memory.network else { return Vec::new() };
-    let subnet = remembered.own.subnet;
+    let Some(cached) = &facts.cached.network else { return Vec::new() };
+    let subnet = cached.own.subnet;
     if facts.own().is_some_and(|own| own.subnet == subnet) {
         return Vec::new();
     }
     match snapshot.leases.iter().find(|lease| lease.subnet.overlaps(&subnet)) {
         None => {
-            let what = format!("the lease {subnet} that this host had is not in the registry any more");
+            let what = format!("the lease {subnet} that this host had is no longer in the registry");
             vec![EXPIRED.found(what, daemons::start())]
         }
         Some(other) => {
@@ -93,10 +93,10 @@ pub(in crate::doctor) fn hosts(facts: &Facts) -> Vec<Finding> {
         }
         (peer.answer == HostResponse::NoHost).then(|| {
             let term = match peer.lease.term {
-                flannel_core::Term::Limited => "runs out by itself",
-                flannel_core::Term::Permanent => "never runs out",
+                flannel_core::Term::Limited => "expires",
+                flannel_core::Term::Permanent => "never expires",
             };
-            let what = format!("no host answers at {public}, which has the lease {subnet}, and that {term}");
+            let what = format!("no host answers at {public}, which has the lease {subnet}; the lease {term}");
             let remove = facts.registry.commands.remove_record(&subnet.to_string());
             UNREACHABLE_HOST.found(what, Cure::run([remove]))
         })

@@ -38,7 +38,7 @@ fn networkd() -> Cure {
     ])
 }
 
-/// NetworkManager.conf(5), `unmanaged-devices`.
+/// See `unmanaged-devices` in NetworkManager.conf(5).
 fn network_manager() -> Cure {
     const FILE: &str = "/etc/NetworkManager/conf.d/10-flannel.conf";
     Cure::run([

@@ -1,6 +1,6 @@
 //! Whether packets that one part lets in fit through the next.
 
-use crate::doctor::facts::{Facts, Network};
+use crate::doctor::facts::{Facts, NetworkFacts};
 use crate::doctor::finding::{Cure, Fault, Finding, quoted};
 
 pub(super) const DEVICE: Fault = Fault::error(
@@ -33,9 +33,9 @@ pub(super) const BRIDGE: Fault = Fault::warning(
      transfers hang where the ICMP errors are filtered; running pods keep their MTU",
 );
 
-/// Looks at the bridge of the pods and at its ports.
+/// Checks the bridge of the pods and its ports.
 pub(in crate::doctor) fn bridge(facts: &Facts) -> Vec<Finding> {
-    let Some(Network { mtu, .. }) = &facts.network else { return Vec::new() };
+    let Some(NetworkFacts { mtu, .. }) = &facts.network else { return Vec::new() };
     let mut found = Vec::new();
     for bridge in facts.pod_bridges() {
         let is_part = |index: u32, master: Option<u32>| index == bridge.index || master == Some(bridge.index);
@@ -60,17 +60,17 @@ pub(super) const SUBNET_FILE: Fault = Fault::error(
     "the container runtime reads the addresses and the MTU of pods from it: new pods get wrong ones, or none",
 );
 
-/// The file is the daemon's to write, so where none runs nobody misses it yet.
+/// Checks the contents of `subnet.env`. A missing file is a fault only while the daemon, which writes it, runs.
 pub(in crate::doctor) fn subnet_file(facts: &Facts) -> Vec<Finding> {
     let Some(wanted) = facts.network.as_ref().and_then(|network| network.subnet_file.as_ref()) else {
         return Vec::new();
     };
     let path = facts.options.subnet_file.display().to_string();
-    let what = match &facts.memory.subnet_file {
-        None if facts.is_running() => format!("{path} is not there"),
+    let what = match &facts.cached.subnet_file {
+        None if facts.is_running() => format!("{path} does not exist"),
         None => return Vec::new(),
         Some(text) => match wanted.lines().find(|line| !text.lines().any(|other| other == *line)) {
-            Some(line) => format!("{path} does not say {line}"),
+            Some(line) => format!("{path} lacks the line {line}"),
             None => return Vec::new(),
         },
     };

@@ -9,7 +9,7 @@ use flannel_firewall::{
 use flannel_netlink::Namespace;
 use ipnet::IpNet;
 
-use crate::doctor::facts::{Facts, Firewall, Network};
+use crate::doctor::facts::{Facts, FirewallFacts, NetworkFacts};
 
 /// The maximum number of peers whose packets are evaluated.
 const MOST_PEERS: usize = 256;
@@ -17,8 +17,8 @@ const MOST_PEERS: usize = 256;
 const SOME_PORT: u16 = 33_333;
 
 /// Reads all rules, and evaluates them for packets of the network.
-pub(super) async fn look(namespace: &Namespace, facts: &Facts) -> Firewall {
-    let mut firewall = Firewall::default();
+pub(super) async fn look(namespace: &Namespace, facts: &Facts) -> FirewallFacts {
+    let mut firewall = FirewallFacts::default();
     let (ruleset, failures) = Ruleset::read(namespace).await;
     firewall.failures = failures.iter().map(|failure| chain(failure)).collect();
     firewall.has_kube_proxy = ruleset.has_chain("KUBE-SERVICES");
@@ -36,8 +36,8 @@ pub(super) async fn look(namespace: &Namespace, facts: &Facts) -> Firewall {
 async fn look_for_own_rules(
     namespace: &Namespace,
     facts: &Facts,
-    network: &Network,
-    firewall: &mut Firewall,
+    network: &NetworkFacts,
+    firewall: &mut FirewallFacts,
 ) {
     let agent = &facts.options;
     let own = network.own.as_ref();
@@ -70,7 +70,7 @@ fn package(error: &FirewallError) -> &'static str {
 }
 
 /// Returns sample packets: the tunnel's datagrams and packets between pods, to and from each peer.
-fn packets(facts: &Facts, network: &Network) -> Vec<Packet> {
+fn packets(facts: &Facts, network: &NetworkFacts) -> Vec<Packet> {
     let (Some(own), Ok(external)) = (&network.own, &facts.external) else {
         return Vec::new();
     };
@@ -91,7 +91,7 @@ fn packets(facts: &Facts, network: &Network) -> Vec<Packet> {
             Some((net, peer.lease.subnet.nets().find(same)?))
         }) {
             let (Some(ours), Some(theirs)) = (some_pod(ours), some_pod(theirs)) else { continue };
-            let outside = facts.way_to(theirs).or_else(|| Some(external.name.clone()));
+            let outside = facts.outgoing_link(theirs).or_else(|| Some(external.name.clone()));
             let packet = |incoming, outgoing, source, destination| {
                 let packet =
                     Packet::new(PacketPath::Forward, source, destination, TransportProtocol::Tcp, SOME_PORT);

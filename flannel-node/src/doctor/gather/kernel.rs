@@ -6,10 +6,10 @@ use std::os::unix::fs::FileTypeExt as _;
 
 use flannel_netlink::{Error, Namespace, Netlink, NewLink, NewLinkKind, NewVxlan, Nftables};
 
-use crate::doctor::facts::{Kernel, Network};
+use crate::doctor::facts::{KernelFacts, NetworkFacts};
 
 /// Tests the required features. Devices are created in a temporary namespace.
-pub(super) fn features(network: Option<&Network>) -> Kernel {
+pub(super) fn features(network: Option<&NetworkFacts>) -> KernelFacts {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
     let devices = network.map_or(&[][..], |network| &network.devices);
     let wrong_checksums = if sends_wrong_checksums(&release) {
@@ -19,7 +19,7 @@ pub(super) fn features(network: Option<&Network>) -> Kernel {
     } else {
         Vec::new()
     };
-    Kernel {
+    KernelFacts {
         has_vxlan: has_vxlan(),
         has_nftables: Nftables::open().and_then(|mut kernel| kernel.generation()).is_ok(),
         no_tun: no_tun(),

@@ -12,7 +12,7 @@ pub(super) fn of<'l>(links: impl Iterator<Item = &'l Link>) -> Vec<ManagedLink> 
     let mut managed = Vec::new();
     for link in links {
         for (manager, directory, is_managed) in [
-            // sd_network(3) reads these.
+            // The files that sd_network(3) reads.
             (Manager::Networkd, "/run/systemd/netif/links", is_networkds as fn(&str) -> bool),
             (Manager::NetworkManager, "/run/NetworkManager/devices", is_network_managers),
         ] {

@@ -26,9 +26,9 @@ pub(super) async fn look(facts: &Facts) -> Option<Plan> {
 fn ask(facts: &Facts) -> Option<Plan> {
     let network = facts.network.as_ref()?;
     let (own, external) = (network.own.as_ref()?, facts.external.as_ref().ok()?);
-    let leases: &[Arc<Lease>] = match (&facts.registry.leases, &facts.memory.network) {
+    let leases: &[Arc<Lease>] = match (&facts.registry.leases, &facts.cached.network) {
         (Some(snapshot), _) => &snapshot.leases,
-        (None, Some(remembered)) => &remembered.peers,
+        (None, Some(cached)) => &cached.peers,
         (None, None) => return None,
     };
     // A cache is no reason to remove anything.

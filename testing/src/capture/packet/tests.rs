@@ -109,7 +109,7 @@ proptest! {
         length in 0..=ENCAPSULATED.len(),
         copies in 1..8_usize,
     ) {
-        // A packet after the VXLAN header of another one makes nested overlays.
+        // A packet inside a VXLAN packet makes nested overlays.
         let mut bytes = ENCAPSULATED[..50].repeat(copies);
         bytes.extend(ENCAPSULATED);
         let start = bytes.len() - ENCAPSULATED.len();

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flannel_core::{
-    Backend, BackendError, Dirty, Lease, LeaseAttrs, LeaseChange, NetworkConfig, OpenRequest, PeerSet,
-    SubnetKey, SyncReport, SyncRequest,
+    Backend, BackendError, Dirty, Lease, LeaseAttrs, LeaseChange, NetworkConfig, OpenBackend, OpenRequest,
+    PeerSet, SubnetKey, SyncReport, SyncRequest,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
@@ -18,6 +18,7 @@ use crate::contract::subnet;
 pub(super) struct Run<'a> {
     pub(super) subject: &'a dyn BackendSubject,
     pub(super) config: NetworkConfig,
+    opener: Box<dyn OpenBackend>,
     pub(super) backend: Box<dyn Backend>,
     pub(super) own: Lease,
     pub(super) peers: PeerSet,
@@ -65,7 +66,16 @@ impl<'a> Run<'a> {
         let own = Lease::new(subnet(1), backend.attrs().at(public));
         backend.configure(&own).expect("configure must succeed");
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        Self { subject, config, backend, own, peers: PeerSet::default(), now: Instant::now(), runtime }
+        Self {
+            subject,
+            config,
+            opener,
+            backend,
+            own,
+            peers: PeerSet::default(),
+            now: Instant::now(),
+            runtime,
+        }
     }
 
     /// Drops the backend and opens it again with an empty peer set.
@@ -82,7 +92,7 @@ impl<'a> Run<'a> {
             .with_before(Some(&self.own.attrs))
             .with_state_dir(state_dir.as_deref());
         self.backend.reconfigure(request)?;
-        let public = external.public.only(self.subject.opener().underlay(&config));
+        let public = external.public.only(self.opener.underlay(&config));
         self.own.attrs = self.backend.attrs().at(public);
         self.backend.configure(&self.own).expect("configure must succeed after a reconfigure");
         self.config = config;

@@ -8,11 +8,11 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::{Link, LinkState, TIMEOUT};
+use super::{LinkState, StoreLink, TIMEOUT};
 
 /// A watch of one host.
 pub(super) struct Watch {
-    link: Link,
+    link: StoreLink,
     link_state: watch::Receiver<LinkState>,
     link_now: LinkState,
     inner: Option<BoxStream<'static, RegistryEvent>>,
@@ -27,7 +27,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(link: &Link, after: Option<Revision>) -> Self {
+    pub(super) fn new(link: &StoreLink, after: Option<Revision>) -> Self {
         let link_now = LinkState { partitioned: false, watch_stalled: false, ..*link.link_state.borrow() };
         let restores = link.state().restores;
         let mut watch = Self {
