@@ -175,7 +175,9 @@ impl Node {
         let mut seen = Vec::new();
         while let Some(Some(event)) = self.events.next().now_or_never() {
             let text = event.to_string();
-            seen.extend(text.strip_prefix("peer ").and_then(|text| text.split(':').next()).map(str::to_owned));
+            seen.extend(
+                text.strip_prefix("peer ").and_then(|text| text.split(':').next()).map(str::to_owned),
+            );
         }
         seen
     }
