@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use flannel_core::{KeepEvent, LeaseManager, LeaseRequest, NetworkConfig, RegistryError, SubnetRegistry};
+use flannel_core::{
+    KeepEvent, Lease, LeaseManager, LeaseRequest, NetworkConfig, RegistryError, StaticLeaseManager,
+    SubnetRegistry,
+};
+use flannel_registry::{CacheOptions, CachedLeaseManager, RegistryLeaseManager};
 use flannel_testing::{Call, InjectedFault};
 use futures::StreamExt;
 use tokio::time::timeout;
@@ -54,6 +58,33 @@ async fn a_cached_lease_that_the_config_no_longer_offers_is_not_used() {
     assert!(manager.acquire(request).await.is_err());
     site.faulty.resume_responding();
     assert!(config.offers(&manager.acquire(request).await.unwrap().subnet));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_assigned_subnet_outside_the_range_is_used_from_the_cache() {
+    let site = Site::new();
+    let public = host(1).public;
+    let config = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.100.0"}"#).unwrap();
+    let options = || CacheOptions::new(site.path(), NETWORK, public);
+    let attrs = host(1);
+    let request = LeaseRequest::new(&config, &attrs);
+    // A /26 that the config never offers.
+    let assigned = StaticLeaseManager::new(config.clone(), key("10.5.9.64-26")).unwrap();
+    assigned.set_peers::<Lease>([]);
+    let manager = CachedLeaseManager::open(assigned, options());
+    assert_eq!(manager.config().await.unwrap(), config);
+    let own = manager.acquire(request).await.unwrap();
+    let mut events = manager.watch(own.subnet);
+    site.is_written(&mut events, |text| text.contains("10.5.9.64-26")).await;
+
+    // The control plane is unavailable at the next start.
+    site.faulty.stop_responding();
+    let manager = CachedLeaseManager::open(RegistryLeaseManager::new(site.faulty.clone()), options());
+    assert_eq!(manager.config().await.unwrap(), config);
+    assert_eq!(manager.acquire(request).await.unwrap().subnet, own.subnet);
+    // Not under a config whose network does not contain the subnet.
+    let other = NetworkConfig::parse(r#"{"Network":"10.6.0.0/16"}"#).unwrap();
+    assert!(manager.acquire(LeaseRequest::new(&other, &attrs)).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]

@@ -54,6 +54,20 @@ fn release_on_exit_leaves_nothing_on_the_host_and_its_peers() {
 }
 
 #[test]
+fn two_of_three_hosts_that_release_their_leases_are_not_held() {
+    let mut cluster = cluster(3, &["-release-on-exit"]);
+    cluster.daemon(1).terminate(PATIENCE).unwrap();
+    cluster.start_with(1, &["-release-on-exit"]);
+    eventually(PATIENCE, || cluster.routes(2).len() == 2).unwrap();
+    for host in 0..2 {
+        assert_eq!(cluster.daemon(host).terminate(PATIENCE).unwrap().code(), Some(0));
+    }
+    eventually(PATIENCE, || cluster.routes(2).is_empty()).unwrap();
+    let lines = cluster.daemon(2).lines();
+    assert!(!lines.iter().any(|line| line.contains("Subnet held")), "{lines:#?}");
+}
+
+#[test]
 fn release_on_exit_leaves_no_rules() {
     let flags = ["-release-on-exit", "-ip-masq", "-ip-blackhole-route", "-restrict-tunnel-port"];
     for config in [VXLAN, NFTABLES] {
