@@ -93,8 +93,8 @@ async fn look_closer(namespace: &Namespace, facts: &mut Facts) {
     let leases = facts.registry.leases.iter().flat_map(|leases| &leases.leases);
     let is_other = |lease: &&Arc<Lease>| Some(lease.as_ref()) != facts.own();
     let others = leases.filter(is_other).cloned().collect();
-    facts.peers = peers::look(others).await;
-    facts.plan = plan::look(facts).await;
+    facts.peers = peers::probe(others).await;
+    facts.plan = plan::read(facts).await;
     facts.held_peers = held_peers(facts);
     facts.kernel = kernel::features(facts.network.as_ref());
     let mut names: Vec<String> = facts.devices().map(|link| link.name.clone()).collect();
@@ -103,7 +103,7 @@ async fn look_closer(namespace: &Namespace, facts: &mut Facts) {
     facts.sysctls = kernel::sysctls(namespace, &names);
     let ports = facts.network.iter().flat_map(|network| &network.ports);
     facts.sockets = ports.flat_map(|port| sockets::on(*port)).collect();
-    facts.firewall = firewall::look(namespace, facts).await;
+    facts.firewall = firewall::read(namespace, facts).await;
 }
 
 /// Separates the agent with these options from the others.

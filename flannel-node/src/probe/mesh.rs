@@ -45,7 +45,7 @@ impl Default for MeshOptions {
 }
 
 /// How often the peers are read; a network of thousands takes a millisecond.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The maximum number of concurrent turns; a turn of a silent peer takes seconds.
 const AT_ONCE: usize = 64;
@@ -77,7 +77,7 @@ impl Mesh {
         let mut reported = Vec::new();
         loop {
             let Some(site) = self.site().filter(|site| !site.own.context.interface.is_empty()) else {
-                tokio::time::sleep(LOOK_EVERY / 5).await;
+                tokio::time::sleep(REFRESH_INTERVAL / 5).await;
                 continue;
             };
             let (responder, failed) = Responder::open(&site.own, self.options.port);
@@ -120,7 +120,7 @@ impl Prober<'_> {
         let mut turns = FuturesUnordered::new();
         // A second concurrent turn of a peer would report an outage as packet loss.
         let mut asked = BTreeSet::new();
-        let mut look_at = tokio::time::Instant::now() + LOOK_EVERY;
+        let mut refresh_at = tokio::time::Instant::now() + REFRESH_INTERVAL;
         // Hosts that start together begin at different times.
         let mut turn_at = tokio::time::Instant::now()
             + pace(self.mesh.options.interval, peers.len()).mul_f64(fastrand::f64() / 4.0);
@@ -130,8 +130,8 @@ impl Prober<'_> {
                     asked.remove(&subnet);
                     self.note(subnet, measured, &own);
                 }
-                () = sleep_until(look_at) => {
-                    look_at = tokio::time::Instant::now() + LOOK_EVERY;
+                () = sleep_until(refresh_at) => {
+                    refresh_at = tokio::time::Instant::now() + REFRESH_INTERVAL;
                     let Some(site) = self.mesh.site() else { continue };
                     if site.own != own {
                         return;

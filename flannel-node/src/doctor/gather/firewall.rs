@@ -17,7 +17,7 @@ const MOST_PEERS: usize = 256;
 const SOME_PORT: u16 = 33_333;
 
 /// Reads all rules, and evaluates them for packets of the network.
-pub(super) async fn look(namespace: &Namespace, facts: &Facts) -> FirewallFacts {
+pub(super) async fn read(namespace: &Namespace, facts: &Facts) -> FirewallFacts {
     let mut firewall = FirewallFacts::default();
     let (ruleset, failures) = Ruleset::read(namespace).await;
     firewall.failures = failures.iter().map(|failure| chain(failure)).collect();

@@ -21,7 +21,7 @@ const AT_ONCE: usize = 256;
 const DISCARD: u16 = 9;
 
 /// Requests a connection to the discard port of each host.
-pub(super) async fn look(leases: Vec<Arc<Lease>>) -> Vec<Peer> {
+pub(super) async fn probe(leases: Vec<Arc<Lease>>) -> Vec<Peer> {
     let mut kernel = Netlink::open().ok();
     let mut peers = Vec::new();
     for lease in leases {

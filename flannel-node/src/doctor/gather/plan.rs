@@ -12,7 +12,7 @@ use crate::plan::peers;
 const REPAIRED: Duration = Duration::from_secs(1);
 
 /// Returns the plan; `None` if the backend has none. Changes that a running agent makes by itself are not part of it.
-pub(super) async fn look(facts: &Facts) -> Option<Plan> {
+pub(super) async fn read(facts: &Facts) -> Option<Plan> {
     let first = ask(facts)?;
     if !facts.is_running() || first.changes.is_empty() {
         return Some(first);
