@@ -1,7 +1,7 @@
 //! `flanneld`, the daemon that runs a flannel network on one host, as a library: command line, environment, log and
 //! subcommands around [`flannel-node`](https://docs.rs/flannel-node).
 //!
-//! The program is [`run`]. [`reference`] describes its flags and subcommands.
+//! [`run`] is the program; [`mod@reference`] describes its flags and subcommands.
 
 use std::env;
 use std::ffi::OsString;

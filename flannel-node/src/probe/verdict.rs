@@ -88,7 +88,7 @@ fn blocked(inside: &ProbedPath, outside: &ProbedPath, context: &ProbeContext) ->
         return format!("{line}this host cannot send to {}: {error}", inside.address);
     }
     let Some(port) = context.port else {
-        return format!("{line}look at the routes of both hosts, and at filters of {}", inside.address);
+        return format!("{line}check the routes of both hosts, and the packet filters for {}", inside.address);
     };
     let own = context.own.iter().find(|own| own.is_ipv4() == peer.is_ipv4());
     let own = own.map_or_else(|| "this host".to_owned(), ToString::to_string);
