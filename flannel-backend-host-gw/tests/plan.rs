@@ -31,7 +31,7 @@ fn a_pass_does_what_was_planned() {
     let before = ip(host, "route show table all");
     let (puts, removals) = planned(host, &peers);
     assert_eq!((puts.len(), removals), (4, vec![]), "{puts:?}");
-    assert_eq!(ip(host, "route show table all"), before, "only looked");
+    assert_eq!(ip(host, "route show table all"), before, "a read-only command must change nothing");
 
     let mut station = station(&lab, 1);
     station.complete([2, 3].map(|n| peer(n, 0)));

@@ -88,7 +88,10 @@ fn blocked(inside: &ProbedPath, outside: &ProbedPath, context: &ProbeContext) ->
         return format!("{line}this host cannot send to {}: {error}", inside.address);
     }
     let Some(port) = context.port else {
-        return format!("{line}check the routes of both hosts, and the packet filters for {}", inside.address);
+        return format!(
+            "{line}check the routes of both hosts, and the packet filters for {}",
+            inside.address
+        );
     };
     let own = context.own.iter().find(|own| own.is_ipv4() == peer.is_ipv4());
     let own = own.map_or_else(|| "this host".to_owned(), ToString::to_string);

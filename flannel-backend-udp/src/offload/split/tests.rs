@@ -1,4 +1,4 @@
-//! Each segment is what the sender's host would have made without any offload.
+//! Each segment equals the packet that the sender's host would have built without offloads.
 
 use proptest::prelude::*;
 
@@ -7,8 +7,8 @@ use crate::offload::virtio::Gso;
 use crate::packet::samples::{Sample, is_right};
 use crate::packet::{Header, UDP};
 
-/// Makes of a whole packet what the kernel hands out: one that stands for several, with the sum of the pseudo header in
-/// the place of the checksum.
+/// Turns a whole packet into a GSO packet as the kernel delivers it, with the sum of the pseudo-header in its checksum
+/// field.
 pub(crate) fn joined(sample: &Sample, is_tcp: bool, size: u16) -> (VirtioHeader, Vec<u8>) {
     let mut packet = if is_tcp { sample.tcp() } else { sample.udp() };
     let is_v6 = sample.source.is_ipv6();
