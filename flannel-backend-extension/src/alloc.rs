@@ -18,6 +18,7 @@ impl BackendDescriptor for OpenAlloc {
 
 impl OpenBackend for OpenAlloc {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
+        request.config.backend.check_type("alloc")?;
         Ok(Box::new(Alloc { mtu: request.external.mtu }))
     }
 }

@@ -77,6 +77,7 @@ impl BackendDescriptor for OpenExtension {
 
 impl OpenBackend for OpenExtension {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
+        request.config.backend.check_type("extension")?;
         let commands = Arc::new(ExtensionConfig::parse(&request.config.backend)?);
         let shell = Arc::new(Shell::new(self.namespace.clone(), commands.limit));
         let data = match &commands.pre_startup {

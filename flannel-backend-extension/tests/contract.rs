@@ -166,8 +166,8 @@ mod of_alloc {
         invalid_options = "it has no options",
         other_options = "it has no options",
         plan = "it writes nothing",
-        traffic = "it carries_traffic no traffic",
+        traffic = "it carries no traffic",
         undo = "it creates no objects",
-        unreachable_peer = "it peer_destinations no peer, so no peer is unreachable",
+        unreachable_peer = "it sends to no peer, so no peer is unreachable",
     });
 }

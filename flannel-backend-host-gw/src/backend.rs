@@ -11,7 +11,7 @@ use flannel_core::{
 };
 use flannel_dataplane::{
     DirectRouting, DriftMonitor, Forwarding, NextHop, NotificationHandler, PathCheck, RouteOwner,
-    RouteProtocol, SharedNetlink, check_same_type, check_type, family_pools, own_subnet, table_read_error,
+    RouteProtocol, SharedNetlink, check_same_type, family_pools, own_subnet, table_read_error,
 };
 use flannel_netlink::{IpFamily, Namespace, Notification, Route};
 use ipnet::IpNet;
@@ -60,7 +60,7 @@ impl OpenBackend for OpenHostGw {
 
     fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
         let PlanRequest { config, external, own, peers, .. } = request;
-        check_type(&config.backend, "host-gw")?;
+        config.backend.check_type("host-gw")?;
         let mut plan = Plan::default();
         let netlink = SharedNetlink::open_in(&self.namespace)?;
         for mut routes in self.family_routes(&netlink, config, external)? {
@@ -131,7 +131,7 @@ struct HostGw {
 impl HostGw {
     fn open(opener: &OpenHostGw, request: OpenRequest<'_>) -> Result<Self, BackendError> {
         let OpenRequest { config, external, .. } = request;
-        check_type(&config.backend, "host-gw")?;
+        config.backend.check_type("host-gw")?;
         let (monitor, netlink) = DriftMonitor::open(opener.namespace.clone(), &external.name)?;
         let families = opener.family_routes(&netlink, config, external)?;
         let (opener, config) = (opener.clone(), config.backend.clone());

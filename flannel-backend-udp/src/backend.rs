@@ -181,6 +181,7 @@ const OVERHEAD_V6: u32 = 48;
 impl Udp {
     fn open(open: &OpenUdp, request: OpenRequest<'_>) -> Result<Self, BackendError> {
         let OpenRequest { config, external, .. } = request;
+        config.backend.check_type("udp")?;
         let options = UdpConfig::parse(&config.backend)?;
         tracing::info!("UDP config: Port={}", options.port);
         let (namespace, store) = (open.namespace.clone(), open.store.or(request.descriptors));

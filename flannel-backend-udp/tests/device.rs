@@ -130,6 +130,18 @@ fn two_networks_have_a_device_each() {
 }
 
 #[test]
+fn the_config_of_another_backend_is_refused() {
+    let lab = lab(1);
+    let host = &lab.hosts[0].namespace;
+    let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+    let config = NetworkConfig::parse(config).unwrap();
+    let external = external_interface(host, "eth0").unwrap();
+    let error = common::open(&OpenUdp::new(host.clone()), &config, &external).err().unwrap();
+    assert_eq!(error.to_string(), "unknown backend type: vxlan (available: udp)");
+    assert!(Netlink::open_in(host).unwrap().link("flannel0").unwrap().is_none(), "nothing was created");
+}
+
+#[test]
 fn removal_leaves_nothing_and_a_drop_ends_the_threads() {
     let lab = lab(1);
     let host = &lab.hosts[0].namespace;

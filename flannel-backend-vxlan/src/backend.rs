@@ -10,8 +10,8 @@ use flannel_core::{
     OpenRequest, Plan, PlanRequest, SubnetKey, SubnetPool, SyncReport, SyncRequest, TunnelDevice, TunnelPort,
 };
 use flannel_dataplane::{
-    DirectRouting, DriftMonitor, RouteOwner, RouteProtocol, SharedNetlink, check_same_type, check_type,
-    family_pools, own_subnet,
+    DirectRouting, DriftMonitor, RouteOwner, RouteProtocol, SharedNetlink, check_same_type, family_pools,
+    own_subnet,
 };
 use flannel_netlink::{IpFamily, Mac, Namespace};
 use ipnet::IpNet;
@@ -106,7 +106,7 @@ impl OpenBackend for OpenVxlan {
 
     fn plan(&self, request: PlanRequest<'_>) -> Result<Plan, BackendError> {
         let PlanRequest { config, external, .. } = request;
-        check_type(&config.backend, "vxlan")?;
+        config.backend.check_type("vxlan")?;
         let options = VxlanConfig::parse(&config.backend, config.ipv6.is_some())?;
         let (netlink, has_direct_routing) =
             (SharedNetlink::open_in(&self.namespace)?, options.direct_routing);
@@ -133,7 +133,7 @@ struct Vxlan {
 impl Vxlan {
     fn open(opener: &OpenVxlan, request: OpenRequest<'_>) -> Result<Self, BackendError> {
         let OpenRequest { config, external, .. } = request;
-        check_type(&config.backend, "vxlan")?;
+        config.backend.check_type("vxlan")?;
         let options = VxlanConfig::parse(&config.backend, config.ipv6.is_some())?;
         tracing::info!(
             "VXLAN config: VNI={} Port={} GBP={} Learning={} DirectRouting={}",

@@ -144,14 +144,14 @@ fn a_foreign_route_that_shadows_ours_is_reported_among_many_peers() {
     let reason =
         |net: &str| format!("blocked by a foreign route: route {net} via 192.168.64.254 dev {index}");
     assert_eq!(failure.reason, reason(&last.to_string()));
-    assert_eq!(ip(host, "route show dev flannel.1").len(), 299, "nobody else waits");
+    assert_eq!(ip(host, "route show dev flannel.1").len(), 299, "no other object waits");
     let other = numbered(298).subnet.v4().unwrap();
     ip(host, &format!("route add {other} via 192.168.64.254 dev eth0"));
     station.heal();
     let report = station.sync();
     let reasons: Vec<_> = report.failed.iter().map(|failure| failure.reason.clone()).collect();
     assert_eq!(reasons, [reason(&other.to_string()), reason(&last.to_string())]);
-    assert_eq!((report.drifted, report.written), (0, 0), "told once");
+    assert_eq!((report.drifted, report.written), (0, 0), "reported once");
     assert_eq!(ip(host, &format!("route show {other}")).len(), 2, "neither is touched");
     for foreign in [last, other] {
         ip(host, &format!("route del {foreign} via 192.168.64.254 dev eth0"));

@@ -33,7 +33,7 @@ pub use external::{
 pub use flannel_netlink::Namespace;
 pub use forwarding::Forwarding;
 pub use netlink::{SharedNetlink, table_read_error};
-pub use network::{check_same_type, check_type, family_pools, own_subnet};
+pub use network::{check_same_type, family_pools, own_subnet};
 pub use overlay_routes::{OverlayRoute, OverlayRouteTable};
 pub use path_check::PathCheck;
 pub use routes::{RouteOwner, RouteProtocol};

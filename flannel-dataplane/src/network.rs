@@ -21,18 +21,6 @@ pub fn own_subnet(own: &Lease, family: IpFamily) -> Result<IpNet, BackendError> 
     subnet.ok_or_else(|| BackendError::Host(format!("the lease {} has no {family} subnet", own.subnet)))
 }
 
-/// Refuses the configuration of another backend than the named one.
-///
-/// # Errors
-///
-/// [`BackendError::UnknownType`] with both names.
-pub fn check_type(config: &BackendConfig, name: &str) -> Result<(), BackendError> {
-    if config.name.eq_ignore_ascii_case(name) {
-        return Ok(());
-    }
-    Err(BackendError::UnknownType(format!("{} (available: {name})", config.name)))
-}
-
 /// Refuses a configuration that changes the backend's type, which only a restart can do.
 ///
 /// # Errors

@@ -31,7 +31,7 @@ pub struct OverlayPrefixes {
 
 impl OverlayPrefixes {
     /// Combines a network and a subnet; `None` if the families differ, or if a prefix has length 0: rules about every
-    /// address cannot be told from those of others.
+    /// address cannot be distinguished from those of others.
     #[must_use]
     pub fn new(network: IpNet, subnet: IpNet) -> Option<Self> {
         let is_one_family = network.addr().is_ipv4() == subnet.addr().is_ipv4();

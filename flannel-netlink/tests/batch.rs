@@ -95,7 +95,7 @@ fn every_failure_in_a_batch_is_reported() {
         assert_eq!(error.errno(), Some(libc::EINVAL), "{error:?}");
         assert!(error.to_string().contains(&write.to_string()), "{error}");
     }
-    assert!(netlink.link("flannel.1").unwrap().is_some(), "the socket goes on");
+    assert!(netlink.link("flannel.1").unwrap().is_some(), "the socket is still usable");
 }
 
 #[test]

@@ -233,8 +233,8 @@ fn a_namespace_is_entered_on_a_separate_thread() {
     assert_eq!(inside, other);
     assert_ne!(before, other);
     assert_eq!(Namespace::current().unwrap(), before);
-    let panic = std::panic::catch_unwind(|| other.run(|| panic!("told to"))).unwrap_err();
-    assert_eq!(panic.downcast_ref::<&str>(), Some(&"told to"));
+    let panic = std::panic::catch_unwind(|| other.run(|| panic!("on purpose"))).unwrap_err();
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"on purpose"));
 }
 
 #[test]

@@ -288,7 +288,7 @@ fn forwarding_changes_are_announced_for_one_link_and_for_all() {
             namespace.write_sysctl(all, value).unwrap();
         }
         let mut monitor = Monitor::open_in(&namespace).unwrap();
-        let mut told = |name: &str, value: &str, wanted: Option<u32>| {
+        let mut is_notified = |name: &str, value: &str, wanted: Option<u32>| {
             namespace.write_sysctl(name, value).unwrap();
             wait_for(&mut monitor, name, |notification| match notification {
                 Notification::Forwarding { family: of, index, on } if (of, index) == (family, wanted) => {
@@ -297,13 +297,13 @@ fn forwarding_changes_are_announced_for_one_link_and_for_all() {
                 _ => None,
             })
         };
-        assert!(!told(&format!("net/{one}/conf/eth0/forwarding"), "0", Some(index)));
+        assert!(!is_notified(&format!("net/{one}/conf/eth0/forwarding"), "0", Some(index)));
         // The setting of a link is independent of that of all links.
         assert_eq!(netlink.is_forwarding(family, Some(index)).ok(), Some(false));
         assert_eq!(netlink.is_forwarding(family, None).ok(), Some(true));
-        assert!(!told(all, "0", None));
+        assert!(!is_notified(all, "0", None));
         assert_eq!(netlink.is_forwarding(family, None).ok(), Some(false));
-        assert!(told(all, "1", None));
+        assert!(is_notified(all, "1", None));
         assert_eq!(netlink.is_forwarding(family, Some(index)).ok(), Some(true));
         assert!(netlink.is_forwarding(family, Some(999)).is_err());
     }

@@ -34,7 +34,7 @@ use tokio::sync::Notify;
 
 use crate::cache::Cache;
 use file::CacheFile;
-use shared::{Shared, State, is_no_answer};
+use shared::{Shared, State, is_no_answer, may_hold};
 
 /// A wrapper of a lease manager that caches the network in a file.
 ///
@@ -164,9 +164,10 @@ impl<M: LeaseManager> LeaseManager for CachedLeaseManager<M> {
             }
             (Err(error), None) => return Err(error),
         };
-        // A config that does not offer the held subnet is of no use for a restart without the registry.
-        if state.own.as_ref().is_none_or(|own| config.offers(&own.subnet))
-            && state.config.as_ref() != Some(&config)
+        // A config under which this host may not hold its subnet is of no use for a restart without the registry.
+        let former = state.config.as_ref();
+        if state.own.as_ref().is_none_or(|own| may_hold(&config, &own.subnet, former))
+            && former != Some(&config)
         {
             state.config = Some(config.clone());
             self.shared.changed.notify_one();

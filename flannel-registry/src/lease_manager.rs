@@ -1,10 +1,10 @@
 //! A lease manager for any [`SubnetRegistry`].
 //!
 //! ```text
-//!  recall ──list──▶ last list ──▶ acquire ──▶ watch, from the revision of the list
-//!                                   │           │ state of the own record
-//!                                   ▼           ▼
-//!                                 keep ◀──── own record: ends at once if the lease is gone
+//!  previous_lease ──list──▶ last list ──▶ acquire ──▶ watch, from the revision of the list
+//!                                           │           │ state of the own record
+//!                                           ▼           ▼
+//!                                         keep ◀──── own record: ends at once if the lease is gone
 //! ```
 //!
 //! Without errors a host costs its registry one read of the config, one list, one write and one watch when it starts,

@@ -185,7 +185,7 @@ impl SubnetRegistry for Broken {
         let number = self.watches.fetch_add(1, Ordering::Relaxed) + 1;
         let mut seen_bad = false;
         let mut known = std::collections::BTreeSet::new();
-        let tells = move |event: &RegistryEvent| {
+        let passes = move |event: &RegistryEvent| {
             let is_bad = matches!(event, RegistryEvent::Bad(_));
             let hidden = seen_bad;
             seen_bad |= is_bad;
@@ -213,8 +213,8 @@ impl SubnetRegistry for Broken {
                 _ => true,
             }
         };
-        let mut tells = tells;
-        let events = self.inner.watch(after).filter(move |event| future::ready(tells(event)));
+        let mut passes = passes;
+        let events = self.inner.watch(after).filter(move |event| future::ready(passes(event)));
         match self.wrong {
             EndsWatches => events.take(3).boxed(),
             EndsWatchesInSilence => {

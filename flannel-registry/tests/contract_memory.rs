@@ -88,8 +88,8 @@ mod that_falls_silent {
         let mut changes = memory.open().await.config_changes();
         memory.stop().await;
         memory.set_config(r#"{"Network":"10.5.0.0/16"}"#).await;
-        let told = timeout(memory.patience(), changes.next()).await;
-        assert!(told.is_err(), "an unavailable store yields nothing: {told:?}");
+        let seen = timeout(memory.patience(), changes.next()).await;
+        assert!(seen.is_err(), "an unavailable store yields nothing: {seen:?}");
         memory.start().await;
         assert_eq!(timeout(memory.patience(), changes.next()).await, Ok(Some(())));
     }

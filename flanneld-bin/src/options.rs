@@ -206,7 +206,7 @@ fn mesh(settings: &Settings) -> Result<Option<MeshOptions>, BadValue> {
     let port = values::mesh_port(settings.mesh_probe_port).map_err(|why| bad("mesh-probe-port", why))?;
     let interval =
         values::mesh_interval(settings.mesh_probe_interval).map_err(|why| bad("mesh-probe-interval", why))?;
-    Ok(interval.map(|interval| MeshOptions { interval, port }))
+    Ok(interval.map(|interval| MeshOptions::new(interval, port)))
 }
 
 fn log(settings: &Settings) -> Result<LogOptions, BadValue> {

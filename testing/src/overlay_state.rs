@@ -115,7 +115,7 @@ impl OverlayState {
         let addresses = netlink.addresses(index)?.into_iter().filter(|address| address.scope == 0);
         self.addresses = addresses.map(|address| address.net).filter(|net| of_family(net.addr())).collect();
         let neighbours = netlink.neighbours(index, Some(family))?.into_iter();
-        self.neighbours = neighbours.filter(Neighbour::is_permanent).filter_map(is_told).collect();
+        self.neighbours = neighbours.filter(Neighbour::is_permanent).filter_map(neighbour_entry).collect();
         let entry = |entry: FdbEntry| Some((entry.mac, entry.destination?));
         self.fdb = netlink.fdb(index)?.into_iter().filter_map(entry).collect();
         Ok(())
@@ -127,6 +127,6 @@ fn is_kernels(route: &Route) -> bool {
     route.protocol == Route::PROTOCOL_KERNEL || route.kind == RouteKind::Multicast
 }
 
-fn is_told(neighbour: Neighbour) -> Option<(IpAddr, Mac)> {
+fn neighbour_entry(neighbour: Neighbour) -> Option<(IpAddr, Mac)> {
     Some((neighbour.address, neighbour.mac?))
 }

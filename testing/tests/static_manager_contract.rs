@@ -26,7 +26,7 @@ struct State {
 }
 
 impl State {
-    fn tell(&self) {
+    fn set_peers(&self) {
         for (host, _) in self.hosts.values() {
             host.set_peers(self.leases.values().cloned());
         }
@@ -48,7 +48,7 @@ impl Program {
                 if is_current {
                     state.leases.insert(lease.subnet, lease);
                 }
-                state.tell();
+                state.set_peers();
             }
         });
     }
@@ -64,7 +64,7 @@ impl LeaseManagerSubject for Program {
         let config = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap();
         let manager = StaticLeaseManager::new(config, subnet(host)).unwrap();
         state.hosts.insert(host, (manager.clone(), subnet(host)));
-        state.tell();
+        state.set_peers();
         drop(state);
         self.follow(host, &manager);
         Arc::new(manager)
@@ -82,7 +82,7 @@ impl LeaseManagerSubject for Program {
             *given = subnet(100 + state.next);
             manager.reassign(*given).unwrap();
         }
-        state.tell();
+        state.set_peers();
     }
 
     async fn stop(&self) {
@@ -95,7 +95,7 @@ impl LeaseManagerSubject for Program {
     }
 
     async fn start(&self) {
-        self.0.lock().unwrap().tell();
+        self.0.lock().unwrap().set_peers();
     }
 
     fn min_ttl(&self) -> Option<Duration> {

@@ -39,11 +39,11 @@ fn a_packet_goes_to_the_peer_of_its_destination_with_a_lower_ttl() {
 #[test]
 fn unroutable_packets_are_refused_with_a_reason() {
     let refused = |mut packet: Vec<u8>| outbound(&routing([2]), &mut packet).unwrap_err();
-    let told = |reason, icmp_error| Refusal { reason, icmp_error: Some(icmp_error) };
-    assert_eq!(refused(to([10, 5, 3, 7]).udp()), told(DropReason::NoRoute, IcmpError::NoRoute));
+    let answered = |reason, icmp_error| Refusal { reason, icmp_error: Some(icmp_error) };
+    assert_eq!(refused(to([10, 5, 3, 7]).udp()), answered(DropReason::NoRoute, IcmpError::NoRoute));
     for ttl in [0, 1] {
         let old = Sample { ttl, ..to([10, 5, 2, 7]) };
-        assert_eq!(refused(old.udp()), told(DropReason::TimeExceeded, IcmpError::TimeExceeded));
+        assert_eq!(refused(old.udp()), answered(DropReason::TimeExceeded, IcmpError::TimeExceeded));
     }
     for group in [[224, 0, 0, 251], [255; 4]] {
         assert_eq!(refused(to(group).udp()), Refusal::silent(DropReason::Group));

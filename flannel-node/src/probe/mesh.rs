@@ -21,11 +21,20 @@ use crate::text::subnets;
 
 /// The options of the background probes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct MeshOptions {
     /// The interval between the turns of a peer, within the budget.
     pub interval: Duration,
     /// The UDP port of all responders.
     pub port: u16,
+}
+
+impl MeshOptions {
+    /// Probes each peer once per `interval`, within the budget, at the responders' UDP port.
+    #[must_use]
+    pub fn new(interval: Duration, port: u16) -> Self {
+        Self { interval, port }
+    }
 }
 
 impl Default for MeshOptions {

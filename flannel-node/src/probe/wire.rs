@@ -89,19 +89,19 @@ impl ProbeSockets {
                 tokio::time::sleep(AFTER_ERROR).await;
                 continue;
             };
-            let (heard, from) = (&buffer[..length], from.ip());
+            let (bytes, from) = (&buffer[..length], from.ip());
             let mark = if open.means == ProbeMeans::Udp {
-                packet::read_answer(heard)
+                packet::read_answer(bytes)
             } else {
-                packet::read_echo_reply(heard, from, open.has_header)
+                packet::read_echo_reply(bytes, from, open.has_header)
             };
             let Some(mark) = mark.filter(|mark| mark.secret == self.secret) else { continue };
             let mut waiting = self.waiting();
             if waiting.get(&mark.number).is_some_and(|(asked, _)| *asked == from)
-                && let Some((_, tell)) = waiting.remove(&mark.number)
+                && let Some((_, answer)) = waiting.remove(&mark.number)
             {
                 // The receiver is gone after a timeout.
-                let _ = tell.send(Instant::now());
+                let _ = answer.send(Instant::now());
             }
         }
     }
@@ -118,15 +118,15 @@ impl ProbeSockets {
     }
 
     async fn ask(&self, side: ProbeSide, address: IpAddr, question: ProbeRequest) -> ProbeResult {
-        let (tell, told) = oneshot::channel();
+        let (answer, answered_at) = oneshot::channel();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.waiting().insert(number, (address, tell));
+        self.waiting().insert(number, (address, answer));
         let waiting = Waiting { wire: self, number };
         let asked = Instant::now();
         if let Err(outcome) = self.send(side, address, question, waiting.number).await {
             return outcome;
         }
-        match timeout(question.patience, told).await {
+        match timeout(question.patience, answered_at).await {
             Ok(Ok(answered)) => ProbeResult::Answered(answered.saturating_duration_since(asked)),
             _ => ProbeResult::Lost,
         }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flannel_core::{
     Backoff, Lease, LeaseManager, LeaseRequest, ManagerError, NetworkConfig, PeerSet, PublicAddrs,
-    RegistryError, StoreIdentity, chain,
+    RegistryError, StoreIdentity, SubnetKey, chain,
 };
 use tokio::sync::Notify;
 
@@ -82,10 +82,11 @@ impl<M: LeaseManager> Shared<M> {
         own.is_held_by(public).then(|| own.clone())
     }
 
-    /// Uses the cached lease until the registry answers, if the config offers its subnet.
+    /// Uses the cached lease until the registry answers, if the host may hold its subnet under the config.
     pub(super) fn reuse(&self, request: &LeaseRequest<'_>) -> Option<Lease> {
         let own = self.cached_lease(&request.attrs.public)?;
-        if !request.config.offers(&own.subnet) {
+        let cached_config = self.state().cache.as_ref().map(|cache| cache.config.clone());
+        if !may_hold(request.config, &own.subnet, cached_config.as_ref()) {
             return None;
         }
         let own = Lease { attrs: request.attrs.clone(), ..own };
@@ -108,6 +109,13 @@ impl<M: LeaseManager> Shared<M> {
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Reports whether a host may hold a subnet under a config. `former` is the config under which it got the subnet: if that
+/// does not offer the subnet either, an authority other than the config assigned it.
+pub(super) fn may_hold(config: &NetworkConfig, subnet: &SubnetKey, former: Option<&NetworkConfig>) -> bool {
+    let is_assigned = former.is_some_and(|former| !former.offers(subnet));
+    config.offers(subnet) || (is_assigned && config.contains_subnet(subnet))
 }
 
 /// Reports whether an error says nothing about the network itself.

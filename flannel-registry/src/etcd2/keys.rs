@@ -241,8 +241,10 @@ mod tests {
         for action in ["create", "set", "update", "compareAndSwap", "whatever"] {
             assert!(change_text(action, &leaf("10.5.2.0-24", RECORD, 7)).starts_with("[Put("), "{action}");
         }
-        for action in ["delete", "expire", "compareAndDelete"] {
-            assert!(change_text(action, &leaf("10.5.2.0-24", "", 7)).starts_with("[Deleted("), "{action}");
+        // Only hosts compare when they delete.
+        let removals = [("delete", "[Deleted("), ("expire", "[Deleted("), ("compareAndDelete", "[Released(")];
+        for (action, event) in removals {
+            assert!(change_text(action, &leaf("10.5.2.0-24", "", 7)).starts_with(event), "{action}");
             assert_eq!(change_text(action, &directory("/x", &[])), "gone", "{action}");
         }
     }

@@ -23,7 +23,7 @@ use futures::stream::BoxStream;
 
 use super::call_error::CallError;
 use super::keys::{revision, unsigned};
-use super::lease_id::NO_LEASE;
+use super::lease_id::{NO_LEASE, is_release};
 use super::request_counters::CallKind;
 use super::store::Store;
 use super::watch::watch;
@@ -71,7 +71,7 @@ impl SubnetRegistry for Etcd3Registry {
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {
         match self.store.list().await {
-            Ok((_, snapshot)) => Ok(snapshot),
+            Ok(list) => Ok(list.snapshot),
             Err(error) => Err(self.store.unwritten(error)),
         }
     }
@@ -117,15 +117,15 @@ impl SubnetRegistry for Etcd3Registry {
     }
 
     /// Keeps the record's etcd lease alive without writing the record.
-    async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Duration, RegistryError> {
+    async fn renew(&self, lease: &Lease, wanted: Duration) -> Result<Duration, RegistryError> {
         let store = &*self.store;
         let id = store.unchanged(lease).await?.lease();
         if id == NO_LEASE {
-            return Ok(ttl);
+            return Ok(wanted);
         }
         #[cfg(feature = "etcd-v2")]
         if super::copies::is_copy(id) {
-            return store.renew_copy(lease, id, ttl).await;
+            return store.renew_copy(lease, id, wanted).await;
         }
         let call = store.cluster.call(CallKind::LeaseKeepAlive, |mut connection| async move {
             // The client consumes the first response; the second one carries the TTL.
@@ -143,6 +143,8 @@ impl SubnetRegistry for Etcd3Registry {
         let ttl = call.await.map_err(|error| store.unwritten(error))?.value;
         match unsigned(ttl) {
             0 => Err(RegistryError::Gone(lease.subnet)),
+            // Less than `wanted`, so that a host that starts again during its release writes the record without the mark.
+            granted if is_release(id) => Ok(Duration::from_secs(granted).min(wanted / 2)),
             granted => Ok(Duration::from_secs(granted)),
         }
     }
@@ -186,14 +188,20 @@ impl Store {
     }
 
     /// Reads all leases, and the position of the store.
-    pub(super) async fn list(&self) -> Result<(Position, Snapshot), CallError> {
-        let push = |snapshot: &mut Snapshot, record: KeyValue| match self.keys.read(&record) {
-            Ok(lease) => snapshot.leases.push(lease.into()),
+    pub(super) async fn list(&self) -> Result<LeaseList, CallError> {
+        type Folded = (Snapshot, Vec<(SubnetKey, Revision)>);
+        let push = |(snapshot, releases): &mut Folded, record: KeyValue| match self.keys.read(&record) {
+            Ok(lease) => {
+                if is_release(record.lease()) {
+                    releases.push((lease.subnet, lease.revision));
+                }
+                snapshot.leases.push(lease.into());
+            }
             Err(bad) => snapshot.bad.push(bad),
         };
-        let (position, mut snapshot) = self.read_records(push).await?;
+        let (position, (mut snapshot, releases)) = self.read_records(push).await?;
         snapshot.revision = Revision(position.revision);
-        Ok((position, snapshot))
+        Ok(LeaseList { position, snapshot, releases })
     }
 
     /// Reads all records at one revision, and folds them into a value.
@@ -369,6 +377,15 @@ impl Store {
             other @ (CallError::Transient(_) | CallError::Refused(_)) => self.unwritten(other),
         }
     }
+}
+
+/// All leases, as listed.
+pub(super) struct LeaseList {
+    pub(super) position: Position,
+    /// The leases, with those that are being released.
+    pub(super) snapshot: Snapshot,
+    /// The leases that are being released, with the revisions of their records.
+    pub(super) releases: Vec<(SubnetKey, Revision)>,
 }
 
 /// The outcome of a transaction.

@@ -30,6 +30,7 @@ use tonic::Status;
 use super::call_error::{CallError, call_error};
 use super::connection::Connection;
 use super::keys::{revision, unsigned};
+use super::records::LeaseList;
 use super::request_counters::CallKind;
 use super::store::Store;
 use super::watch_notice::{WatchAction, WatchNotice, react};
@@ -128,13 +129,14 @@ impl Watch {
 
     async fn list(&mut self) -> WatchState {
         match self.store.list().await {
-            Ok((position, snapshot)) => {
+            Ok(list) => {
                 self.schedule_audit();
+                let position = list.position;
                 // Whatever made another list necessary may also have hidden a change of the config.
                 if mem::replace(&mut self.listed, true) || self.config > Some(position.revision) {
                     self.notify_config(position.revision);
                 }
-                self.queue.push([RegistryEvent::Snapshot(snapshot)]);
+                self.take_list(list);
                 WatchState::Opening(position)
             }
             Err(error) => self.fail(error, WatchState::Listing),
@@ -145,17 +147,26 @@ impl Watch {
     async fn audit(&mut self, known: Position, subscription: Box<Subscription>) -> WatchState {
         let listed = self.store.list().await;
         self.schedule_audit();
-        let (position, snapshot) = match listed {
-            Ok(listed) => listed,
+        let list = match listed {
+            Ok(list) => list,
             Err(error) => return self.broken(&error.into_reason().to_string(), known, &subscription),
         };
+        let position = list.position;
         self.notify_config(position.revision);
-        self.queue.push([RegistryEvent::Snapshot(snapshot)]);
+        self.take_list(list);
         match known.can_continue_at(&position) {
             // The snapshot contains the events that the watch has yet to yield up to there.
             true => WatchState::Following(position, subscription),
             false => WatchState::Opening(position),
         }
+    }
+
+    /// Yields the listed leases, and then the releases among them: their removal is yet to come.
+    fn take_list(&mut self, list: LeaseList) {
+        self.released = list.releases.iter().map(|(subnet, _)| *subnet).collect();
+        self.queue.push([RegistryEvent::Snapshot(list.snapshot)]);
+        let releases = list.releases.into_iter();
+        self.queue.push(releases.map(|(subnet, revision)| RegistryEvent::Released(subnet, revision)));
     }
 
     /// Has the config read again; the watch covers changes after this revision.
@@ -378,8 +389,14 @@ impl Watch {
                 false
             }
             RegistryEvent::Deleted(subnet, _) => self.released.remove(subnet),
+            // Its removal is one that must be yielded.
+            RegistryEvent::Bad(record) => {
+                if let Some(subnet) = record.subnet {
+                    self.released.remove(&subnet);
+                }
+                false
+            }
             RegistryEvent::Snapshot(_)
-            | RegistryEvent::Bad(_)
             | RegistryEvent::BadDeleted(_)
             | RegistryEvent::Unavailable(_)
             | RegistryEvent::Available => false,

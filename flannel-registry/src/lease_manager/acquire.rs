@@ -52,7 +52,7 @@ impl<R: SubnetRegistry> Shared<R> {
         }
     }
 
-    /// Returns all leases: from the list of `recall` if it has not been used yet, else from a new list.
+    /// Returns all leases: from the list of `previous_lease` if it has not been used yet, else from a new list.
     async fn leases(&self) -> Result<LeaseSet, ManagerError> {
         let fresh = self.state().last_list.take_if(|list| list.fresh);
         let snapshot = match fresh {

@@ -34,7 +34,7 @@ impl Running {
     async fn sees(&mut self, is_it: impl Fn(&NetworkEvent) -> bool) -> NetworkEvent {
         let seen = async {
             loop {
-                let event = self.events.next().await.expect("the network goes on");
+                let event = self.events.next().await.expect("the network keeps running");
                 if is_it(&event) {
                     return event;
                 }
@@ -62,7 +62,7 @@ async fn a_network_is_ready_from_the_cache_removes_nothing_and_converges_later()
     assert_eq!(running.network.lease().unwrap().subnet, key(OWN));
     sleep(MOMENT).await;
     let kept = ["10.5.2.0-24", "10.5.3.0-24", "10.5.4.0-24", "10.5.200.0-24"];
-    assert_eq!(running.peers(), kept, "what is not remembered may still be right");
+    assert_eq!(running.peers(), kept, "objects missing from the cache may still be right");
 
     site.revoke("10.5.2.0-24").await;
     site.peer("10.5.5.0-24", 5);

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use flannel_core::{KeepEvent, LeaseManager, LeaseRequest, NetworkConfig, RegistryError, SubnetRegistry};
+use flannel_core::{
+    KeepEvent, Lease, LeaseManager, LeaseRequest, NetworkConfig, RegistryError, StaticLeaseManager,
+    SubnetRegistry,
+};
+use flannel_registry::{CacheOptions, CachedLeaseManager, RegistryLeaseManager};
 use flannel_testing::{Call, InjectedFault};
 use futures::StreamExt;
 use tokio::time::timeout;
@@ -54,6 +58,33 @@ async fn a_cached_lease_that_the_config_no_longer_offers_is_not_used() {
     assert!(manager.acquire(request).await.is_err());
     site.faulty.resume_responding();
     assert!(config.offers(&manager.acquire(request).await.unwrap().subnet));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_assigned_subnet_outside_the_range_is_used_from_the_cache() {
+    let site = Site::new();
+    let public = host(1).public;
+    let config = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.100.0"}"#).unwrap();
+    let options = || CacheOptions::new(site.path(), NETWORK, public);
+    let attrs = host(1);
+    let request = LeaseRequest::new(&config, &attrs);
+    // A /26 that the config never offers.
+    let assigned = StaticLeaseManager::new(config.clone(), key("10.5.9.64-26")).unwrap();
+    assigned.set_peers::<Lease>([]);
+    let manager = CachedLeaseManager::open(assigned, options());
+    assert_eq!(manager.config().await.unwrap(), config);
+    let own = manager.acquire(request).await.unwrap();
+    let mut events = manager.watch(own.subnet);
+    site.is_written(&mut events, |text| text.contains("10.5.9.64-26")).await;
+
+    // The control plane is unavailable at the next start.
+    site.faulty.stop_responding();
+    let manager = CachedLeaseManager::open(RegistryLeaseManager::new(site.faulty.clone()), options());
+    assert_eq!(manager.config().await.unwrap(), config);
+    assert_eq!(manager.acquire(request).await.unwrap().subnet, own.subnet);
+    // Not under a config whose network does not contain the subnet.
+    let other = NetworkConfig::parse(r#"{"Network":"10.6.0.0/16"}"#).unwrap();
+    assert!(manager.acquire(LeaseRequest::new(&other, &attrs)).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,27 +164,27 @@ async fn a_watch_yields_the_cached_peers_and_then_their_changes() {
     let manager = site.manager();
     let own = start(&manager).await.unwrap();
     let mut events = manager.watch(own.subnet);
-    let mut told = Vec::new();
+    let mut seen = Vec::new();
     while let Ok(Some(event)) = timeout(MOMENT, events.next()).await {
-        told.push(event);
+        seen.push(event);
     }
-    let remembered = [
+    let cached = [
         "+10.5.2.0-24 192.168.0.2",
         "+10.5.3.0-24 192.168.0.3",
         "+10.5.8.0-24 192.168.0.8",
-        "recalled",
+        "cached",
         "unavailable",
     ];
-    assert_eq!(short(&told), remembered);
+    assert_eq!(short(&seen), cached);
 
     site.revoke("10.5.2.0-24").await;
     site.peer("10.5.3.0-24", 33);
     site.peer("10.5.4.0-24", 4);
     site.faulty.resume_responding();
-    let told = until_complete(&mut events).await;
-    let news =
+    let seen = until_complete(&mut events).await;
+    let changes =
         ["available", "+10.5.3.0-24 192.168.0.33", "+10.5.4.0-24 192.168.0.4", "-10.5.2.0-24", "complete"];
-    assert_eq!(short(&told), news);
+    assert_eq!(short(&seen), changes);
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,9 +193,9 @@ async fn an_available_registry_shows_current_and_departed_peers() {
     site.revoke("10.5.2.0-24").await;
     let manager = site.manager();
     let own = start(&manager).await.unwrap();
-    let told = until_complete(&mut manager.watch(own.subnet)).await;
+    let seen = until_complete(&mut manager.watch(own.subnet)).await;
     let expected = ["+10.5.3.0-24 192.168.0.3", "+10.5.2.0-24 192.168.0.2", "-10.5.2.0-24", "complete"];
-    assert_eq!(short(&told), expected);
+    assert_eq!(short(&seen), expected);
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,7 +226,7 @@ async fn a_missing_or_invalid_config_does_not_prevent_a_restart() {
     assert_eq!(manager.config().await.unwrap().ipv4, NetworkConfig::parse(CONFIG).unwrap().ipv4);
     let own = start(&manager).await.unwrap();
     // The registry answers, so nothing else comes from the cache.
-    assert!(!short(&until_complete(&mut manager.watch(own.subnet)).await).contains(&"recalled".to_owned()));
+    assert!(!short(&until_complete(&mut manager.watch(own.subnet)).await).contains(&"cached".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -48,11 +48,14 @@ impl Manager {
                 tokio::select! {
                     event = events.next() => {
                         let event = event?;
-                        manager.peers_in_use(&match &event {
-                            PeerEvent::Changed(changes) => damping.filter(changes.clone(), now()),
-                            PeerEvent::CacheRejected(subnets) => damping.remove(subnets),
-                            _ => Vec::new(),
-                        });
+                        let changes = if let PeerEvent::Changed(changes) = &event {
+                            damping.filter(changes.clone(), now())
+                        } else if let PeerEvent::CacheRejected(subnets) = &event {
+                            damping.remove(subnets)
+                        } else {
+                            Vec::new()
+                        };
+                        manager.peers_in_use(&changes);
                         return Some((event, (manager, events, damping)));
                     }
                     () = sleep_until(due.unwrap_or_else(now).into()), if due.is_some() => {
@@ -184,23 +187,23 @@ pub(crate) async fn until_complete(events: &mut BoxStream<'static, PeerEvent>) -
 
 /// Formats events briefly.
 pub(crate) fn short(events: &[PeerEvent]) -> Vec<String> {
-    let mut told = Vec::new();
+    let mut seen = Vec::new();
     for event in events {
         match event {
-            PeerEvent::Changed(changes) => told.extend(changes.iter().map(|change| match change {
+            PeerEvent::Changed(changes) => seen.extend(changes.iter().map(|change| match change {
                 LeaseChange::Put(lease) => format!("+{} {}", lease.subnet, lease.attrs.public),
                 LeaseChange::Removed(subnet) | LeaseChange::Released(subnet) => format!("-{subnet}"),
             })),
-            PeerEvent::CacheRejected(_) => told.push("disowned".to_owned()),
-            PeerEvent::FromCache(_) => told.push("recalled".to_owned()),
-            PeerEvent::Complete => told.push("complete".to_owned()),
-            PeerEvent::RegistryUnavailable(_) => told.push("unavailable".to_owned()),
-            PeerEvent::RegistryAvailable => told.push("available".to_owned()),
-            PeerEvent::Bad(_) => told.push("bad".to_owned()),
-            other => told.push(format!("{other:?}")),
+            PeerEvent::CacheRejected(_) => seen.push("rejected".to_owned()),
+            PeerEvent::FromCache(_) => seen.push("cached".to_owned()),
+            PeerEvent::Complete => seen.push("complete".to_owned()),
+            PeerEvent::RegistryUnavailable(_) => seen.push("unavailable".to_owned()),
+            PeerEvent::RegistryAvailable => seen.push("available".to_owned()),
+            PeerEvent::Bad(_) => seen.push("bad".to_owned()),
+            other => seen.push(format!("{other:?}")),
         }
     }
-    told
+    seen
 }
 
 pub(crate) fn host(last: u8) -> LeaseAttrs {

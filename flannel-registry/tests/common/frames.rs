@@ -31,7 +31,7 @@ pub(crate) enum WatchFault {
 pub(crate) struct Streams {
     is_http2: bool,
     asked: Vec<u8>,
-    told: Vec<u8>,
+    seen: Vec<u8>,
     /// Calls that the client has not half-closed.
     open: BTreeSet<[u8; 4]>,
     /// Calls that were reset.
@@ -67,9 +67,9 @@ impl Streams {
         if !self.is_http2 {
             return bytes.to_vec();
         }
-        self.told.extend(bytes);
+        self.seen.extend(bytes);
         let mut carried = Vec::new();
-        while let Some(frame) = take_frame(&mut self.told) {
+        while let Some(frame) = take_frame(&mut self.seen) {
             let is_news = kind(&frame) == DATA && self.open.contains(&stream(&frame));
             let is_event = is_news && frame.len() > EVENT;
             if is_event && self.first_event.is_none() {

@@ -121,11 +121,11 @@ async fn carry(client: TcpStream, state: Arc<State>) {
     let streams = Mutex::new(Streams::default());
     let news = || *state.news.lock().unwrap();
     let asked = |bytes: &[u8]| streams.lock().unwrap().on_client_data(bytes);
-    let told = |bytes: &[u8]| streams.lock().unwrap().on_server_data(bytes, news());
+    let inspect = |bytes: &[u8]| streams.lock().unwrap().on_server_data(bytes, news());
     // When one side closes, both are closed.
     tokio::select! {
         _ = pump(&mut requests, &mut to_server, &state, false, asked) => {}
-        _ = pump(&mut answers, &mut to_client, &state, true, told) => {}
+        _ = pump(&mut answers, &mut to_client, &state, true, inspect) => {}
         _ = resets.changed() => to_client.as_ref().set_zero_linger().unwrap(),
     }
 }

@@ -34,9 +34,9 @@ async fn changes_during_a_restart_of_etcd_are_yielded() {
     registry.update(&second, &host(3), DAY).await.unwrap();
     // When it restarts, etcd replays its log and so restores the events.
     let events = until(&mut watch, |event| matches!(event, RegistryEvent::Put(_))).await;
-    let told = words(&events);
-    assert_eq!(told, ["available", "deleted 10.5.1.0-24", "put 10.5.2.0-24"]);
-    let Some(RegistryEvent::Put(lease)) = events.last() else { panic!("{told:?}") };
+    let seen = words(&events);
+    assert_eq!(seen, ["available", "deleted 10.5.1.0-24", "put 10.5.2.0-24"]);
+    let Some(RegistryEvent::Put(lease)) = events.last() else { panic!("{seen:?}") };
     assert_eq!(lease.attrs, host(3));
 }
 
@@ -74,8 +74,8 @@ async fn a_waiting_watch_is_unaffected_by_other_keys() {
     // It has been waiting since before the index was cleared, so it receives the next event.
     server.put("10.5.1.0-24", RECORD.as_bytes());
     let events = until(&mut watch, |event| !matches!(event, RegistryEvent::Available)).await;
-    let told = words(&events);
-    assert!(told == ["put 10.5.1.0-24"] || told == ["snapshot 10.5.1.0-24"], "{told:?}");
+    let seen = words(&events);
+    assert!(seen == ["put 10.5.1.0-24"] || seen == ["snapshot 10.5.1.0-24"], "{seen:?}");
     assert!(registry.calls().reads - calls.reads <= 1);
     server.put("10.5.2.0-24", RECORD.as_bytes());
     assert_eq!(words(&[next(&mut watch).await]), ["put 10.5.2.0-24"]);

@@ -75,7 +75,7 @@ async fn an_audit_detects_a_restored_store_that_caught_up() {
     .await;
     // Nothing else distinguishes the restored store. The audit may run before the outage is detected.
     let words = words(&events);
-    let [before @ .., last] = &words[..] else { panic!("nothing was told") };
+    let [before @ .., last] = &words[..] else { panic!("no event was received") };
     assert_eq!(last, "snapshot 10.5.1.0-24");
     assert!(before.is_empty() || before == ["unavailable", "available"], "{words:?}");
 }

@@ -10,6 +10,7 @@ mod contract;
 mod members;
 mod pitfalls;
 mod records;
+mod release;
 mod scale;
 mod server;
 mod three_members;

@@ -202,13 +202,13 @@ async fn repeated_events_are_yielded_once() {
     let mut watch = registry.watch(None);
     next(&mut watch).await;
     proxy.set_watch_fault(WatchFault::Repeated);
-    let mut told = Vec::new();
+    let mut seen = Vec::new();
     for third in 1..5 {
         server.put(&subnet(third).to_string(), r#"{"PublicIP":"192.168.0.3"}"#);
-        told.push(next(&mut watch).await);
+        seen.push(next(&mut watch).await);
     }
     let expected: Vec<_> = (1..5).map(|third| format!("put {}", subnet(third))).collect();
-    assert_eq!(words(&told), expected);
+    assert_eq!(words(&seen), expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -324,7 +324,7 @@ async fn vanished_leases_are_recreated_with_the_same_subnets() {
     let ids = server.ctl(&["lease", "list"]);
     assert!(ids.starts_with("found 5 leases"), "{ids}");
     for id in ids.lines().skip(1) {
-        let told = server.ctl(&["lease", "timetolive", id, "--keys"]);
-        assert!(told.contains("/subnets/10.5."), "{told}");
+        let seen = server.ctl(&["lease", "timetolive", id, "--keys"]);
+        assert!(seen.contains("/subnets/10.5."), "{seen}");
     }
 }

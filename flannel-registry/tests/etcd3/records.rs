@@ -40,9 +40,9 @@ async fn a_lease_has_its_ttl_in_etcd_and_leaves_nothing_behind() {
     let registry = server.registry();
     let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
     let first = only_lease(&server);
-    let told = server.ctl(&["lease", "timetolive", &first, "--keys"]);
-    assert!(told.contains("granted with TTL(86400s)"), "{told}");
-    assert!(told.contains(&subnet_key("10.5.1.0-24")), "{told}");
+    let seen = server.ctl(&["lease", "timetolive", &first, "--keys"]);
+    assert!(seen.contains("granted with TTL(86400s)"), "{seen}");
+    assert!(seen.contains(&subnet_key("10.5.1.0-24")), "{seen}");
 
     let lease = registry.update(&lease, &host(2), DAY).await.unwrap();
     let second = only_lease(&server);

@@ -135,8 +135,8 @@ async fn u8_a_start_among_a_hundred_leases_and_twenty_events_makes_five_calls() 
     for third in 101..121 {
         others.create(subnet(third), &host(third), DAY).await.unwrap();
     }
-    let heard = |node: &Node| (101..121).all(|third| node.host.peers().contains_key(&subnet(third)));
-    node.until("it hears of twenty more", heard).await;
+    let has_all = |node: &Node| (101..121).all(|third| node.host.peers().contains_key(&subnet(third)));
+    node.until("it knows twenty more", has_all).await;
     let calls = registry.calls();
     // The config, a list, a grant of an etcd lease, the record, and a watch.
     assert_eq!((calls.lease_time_to_live, calls.total()), (0, 5), "{calls:?}");

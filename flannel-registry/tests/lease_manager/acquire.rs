@@ -44,8 +44,8 @@ async fn a_host_finds_its_lease_by_its_address_and_renews_it_without_an_event() 
     let site = site();
     let before = site.lease("10.5.9.0-24", 1).await;
     tokio::time::sleep(DAY / 2).await;
-    let recalled = site.manager.previous_lease(host(1).public).await.unwrap();
-    assert_eq!(recalled, Some(before.clone()));
+    let previous = site.manager.previous_lease(host(1).public).await.unwrap();
+    assert_eq!(previous, Some(before.clone()));
     assert_eq!(site.acquire_with(CONFIG, Some("10.5.7.0-24")).await.unwrap(), before);
     assert_eq!(site.faulty.count(Call::Update), 0, "an update would send a needless event to the peers");
     tokio::time::sleep(DAY * 3 / 4).await;
@@ -248,8 +248,8 @@ async fn a_host_without_an_address_has_no_previous_lease() {
 async fn a_lease_whose_renewal_grants_another_ttl_is_rewritten() {
     let site = site();
     let old = site.lease("10.5.9.0-24", 1).await;
-    let told = site.acquire().await.unwrap();
-    assert_eq!(told, old, "a renewal with the wanted TTL sends no event");
+    let seen = site.acquire().await.unwrap();
+    assert_eq!(seen, old, "a renewal with the wanted TTL sends no event");
     site.faulty.limit_renewals(Duration::from_secs(3600));
     let own = site.acquire().await.unwrap();
     assert_eq!((own.subnet, &own.attrs), (old.subnet, &old.attrs));

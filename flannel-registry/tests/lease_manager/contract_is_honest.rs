@@ -25,7 +25,7 @@ use crate::site::{config, key};
 enum Wrong {
     TakesWhatItLikes,
     ForgetsWhoItIs,
-    RemembersNothing,
+    NoPreviousLease,
     RefusesNobody,
     NeverGoesBack,
     TakesItBackFromAnother,
@@ -106,8 +106,8 @@ impl LeaseManager for Manager {
     }
 
     async fn previous_lease(&self, public: PublicAddrs) -> Result<Option<Lease>, ManagerError> {
-        let recalled = self.inner.previous_lease(public).await?;
-        Ok(recalled.filter(|_| !self.is(RemembersNothing)))
+        let previous = self.inner.previous_lease(public).await?;
+        Ok(previous.filter(|_| !self.is(NoPreviousLease)))
     }
 
     async fn acquire(&self, request: LeaseRequest<'_>) -> Result<Lease, ManagerError> {
@@ -204,7 +204,7 @@ impl LeaseManager for Manager {
                     LeaseChange::Removed(_) | LeaseChange::Released(_) => wrong != TellsNoDepartures,
                 });
             }
-            let told = match event {
+            let seen = match event {
                 PeerEvent::Complete if wrong == NeverCompletes => None,
                 PeerEvent::Bad(_) if wrong == HidesBadRecords => None,
                 PeerEvent::Bad(_) if wrong == StopsAtABadRecord => {
@@ -221,7 +221,7 @@ impl LeaseManager for Manager {
                 }
                 event => Some(event),
             };
-            std::future::ready(told.map(|event| vec![event]))
+            std::future::ready(seen.map(|event| vec![event]))
         });
         events.flat_map(stream::iter).boxed()
     }
@@ -255,7 +255,7 @@ macro_rules! found {
 found! {
     a_subnet_of_another_network: TakesWhatItLikes is found by lease_is_within_the_network;
     a_host_that_takes_another_subnet_each_time: ForgetsWhoItIs is found by host_has_one_lease;
-    a_lease_that_is_not_recalled: RemembersNothing is found by host_has_one_lease;
+    a_previous_lease_that_is_not_returned: NoPreviousLease is found by host_has_one_lease;
     a_subnet_that_is_given_to_all: RefusesNobody is found by subnets_are_unique;
     a_previous_subnet_that_is_not_taken: NeverGoesBack is found by
         previous_subnet_is_reused_if_free;

@@ -69,8 +69,8 @@ async fn a_host_finds_its_lease_after_its_address_changed_while_it_was_down() {
     let store = store();
     let before = node(&store, 1, 1).acquire(None).await;
     let moved = node(&store, 1, 9);
-    let recalled = moved.manager.previous_lease(moved.attrs.public).await.unwrap();
-    assert_eq!(recalled, None, "the hardware address could be that of a host it was cloned from");
+    let previous = moved.manager.previous_lease(moved.attrs.public).await.unwrap();
+    assert_eq!(previous, None, "the hardware address could be that of a host it was cloned from");
     let after = moved.acquire(None).await;
     assert_eq!((after.subnet, after.attrs.public), (before.subnet, host(9).public));
     assert_eq!(leases(&store).await, std::slice::from_ref(&after));
@@ -83,8 +83,8 @@ async fn a_host_without_its_id_finds_its_lease_by_address() {
     let store = store();
     let before = node(&store, 1, 1).acquire(None).await;
     let again = node(&store, 2, 1);
-    let recalled = again.manager.previous_lease(again.attrs.public).await.unwrap();
-    assert_eq!(recalled, Some(before.clone()));
+    let previous = again.manager.previous_lease(again.attrs.public).await.unwrap();
+    assert_eq!(previous, Some(before.clone()));
     let after = again.acquire(None).await;
     assert_eq!(after.subnet, before.subnet);
     assert_eq!(after.attrs.node, Some(again.identity.id()));

@@ -166,8 +166,8 @@ async fn a_record_rewritten_by_another_daemon_of_this_host_is_restored_and_kept(
         assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
         // Upstream flannel renews without a comparison.
         let theirs = site.store.update(&site.list().await[0], &vxlan("other"), DAY).await.unwrap();
-        let told = "Lease (10.5.9.0/24) was rewritten by another daemon for the current IP (192.168.0.1)";
-        assert_eq!(keep.next().await, Some(KeepEvent::Disputed(told.to_owned())));
+        let seen = "Lease (10.5.9.0/24) was rewritten by another daemon for the current IP (192.168.0.1)";
+        assert_eq!(keep.next().await, Some(KeepEvent::Disputed(seen.to_owned())));
         assert_eq!(keep.next().await, Some(KeepEvent::Renewed(DAY)));
         assert!(matches!(keep.next().await, Some(KeepEvent::Waiting(_))));
         let now = site.list().await.remove(0);

@@ -19,7 +19,7 @@ async fn a_watch_yields_all_peers_and_then_each_change() {
     site.store.delete(&three).await.unwrap();
     assert_eq!(
         changed(peers.next().await),
-        [put(&two), LeaseChange::Removed(three.subnet)],
+        [put(&two), LeaseChange::Released(three.subnet)],
         "simultaneous changes are yielded together, without the own lease"
     );
 }

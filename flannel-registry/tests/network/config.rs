@@ -134,15 +134,15 @@ async fn a_network_that_does_not_follow_applies_the_config_on_request() {
 #[tokio::test(start_paused = true)]
 async fn a_static_manager_may_change_the_config() {
     let parse = |text| NetworkConfig::parse(text).unwrap();
-    let told = StaticLeaseManager::new(parse(CONFIG), key("10.5.1.0-24")).unwrap();
-    told.set_peers([flannel_core::Lease::new(key("10.5.2.0-24"), host(2))]);
-    let mut node = start_on(told.clone(), FakeBackend::new(), 1, None);
+    let manager = StaticLeaseManager::new(parse(CONFIG), key("10.5.1.0-24")).unwrap();
+    manager.set_peers([flannel_core::Lease::new(key("10.5.2.0-24"), host(2))]);
+    let mut node = start_on(manager.clone(), FakeBackend::new(), 1, None);
     node.is_ready().await;
-    assert!(told.set_config(parse(r#"{"Network":"10.9.0.0/16"}"#)).is_err());
-    told.set_config(parse(OTHER)).unwrap();
+    assert!(manager.set_config(parse(r#"{"Network":"10.9.0.0/16"}"#)).is_err());
+    manager.set_config(parse(OTHER)).unwrap();
     reconfigured(&mut node).await;
     node.sees("the new record", |event| matches!(event, NetworkEvent::LeasePublished(_)).then_some(())).await;
-    assert_eq!(told.lease().await.attrs.backend_type.to_string(), "other");
+    assert_eq!(manager.lease().await.attrs.backend_type.to_string(), "other");
 }
 
 #[tokio::test(start_paused = true)]

@@ -173,8 +173,8 @@ async fn a_lost_interface_is_a_condition_until_it_is_back_and_removes_nothing() 
     node.moves.send(lost()).unwrap();
     node.moves.send(lost()).unwrap();
     let events = node.within(MOMENT).await;
-    let told = |event: &&NetworkEvent| matches!(event, NetworkEvent::ExternalLost(_));
-    assert_eq!(events.iter().filter(told).count(), 1, "{events:?}");
+    let seen = |event: &&NetworkEvent| matches!(event, NetworkEvent::ExternalLost(_));
+    assert_eq!(events.iter().filter(seen).count(), 1, "{events:?}");
     let status = node.network.status();
     let names: Vec<_> = status.conditions.iter().map(|condition| condition.name).collect();
     assert_eq!((names, status.is_in_order()), (vec![ConditionName::ExternalLost], false));

@@ -135,8 +135,8 @@ async fn a_failing_object_is_reported_once_retried_and_delays_no_other() {
     let seen = node.within(MOMENT).await;
     assert_eq!(node.host.peers().into_keys().collect::<Vec<_>>(), [key("10.5.3.0-24")]);
     assert_eq!(node.network.status().kernel.failed.len(), 1);
-    let told = seen.iter().filter(|event| matches!(event, NetworkEvent::ObjectFailed(_))).count();
-    assert_eq!(told, 0, "reported before, when the network started");
+    let seen = seen.iter().filter(|event| matches!(event, NetworkEvent::ObjectFailed(_))).count();
+    assert_eq!(seen, 0, "reported before, when the network started");
     node.host.refuse(key("10.5.2.0-24"), false);
     sleep(MOMENT).await;
     assert_eq!(node.host.peers().len(), 2);

@@ -61,15 +61,15 @@ async fn each_step_of_the_start_waits_for_the_registry() {
 async fn a_network_is_ready_only_when_all_peers_are_known_and_reached() {
     let site = site();
     site.peer("10.5.2.0-24", 2);
-    let told = Arc::new(Notify::new());
-    let manager = Slow { inner: manager(&site.faulty), told: Arc::clone(&told) };
+    let seen = Arc::new(Notify::new());
+    let manager = Slow { inner: manager(&site.faulty), seen: Arc::clone(&seen) };
     let host_with_leftover = FakeBackend::new();
     host_with_leftover.add_leftover(key("10.5.3.0-24"), host(3));
     let mut node = start_on(manager, host_with_leftover, 1, None);
     assert!(timeout(MOMENT, node.network.ready()).await.is_err(), "the peers are not all known yet");
     let reached: Vec<SubnetKey> = node.host.peers().into_keys().collect();
     assert_eq!(reached, [key("10.5.2.0-24"), key("10.5.3.0-24")], "nothing is removed that may be right");
-    told.notify_one();
+    seen.notify_one();
     node.is_ready().await;
     assert_eq!(node.host.peers(), [(key("10.5.2.0-24"), host(2))].into());
     assert_eq!(node.network.status().peers.programmed, 1);
@@ -78,7 +78,7 @@ async fn a_network_is_ready_only_when_all_peers_are_known_and_reached() {
 /// A manager whose watch delays `Complete`.
 struct Slow {
     inner: RegistryLeaseManager<Registry>,
-    told: Arc<Notify>,
+    seen: Arc<Notify>,
 }
 
 #[async_trait]
@@ -108,12 +108,12 @@ impl LeaseManager for Slow {
     }
 
     fn watch(&self, own: SubnetKey) -> BoxStream<'static, PeerEvent> {
-        let told = Arc::clone(&self.told);
+        let seen = Arc::clone(&self.seen);
         let hold_back = move |event| {
-            let told = Arc::clone(&told);
+            let seen = Arc::clone(&seen);
             async move {
                 if matches!(event, PeerEvent::Complete) {
-                    told.notified().await;
+                    seen.notified().await;
                 }
                 event
             }

@@ -50,7 +50,7 @@ async fn status_shows_the_age_and_state_of_each_peer() {
     let status = node.network.status();
     assert_eq!(each(&status), [(3, Programmed, each(&status)[0].2)]);
     assert_eq!((status.conditions.clone(), status.is_in_order()), (vec![], true));
-    assert_eq!(status.errors.len(), 1, "what went wrong is remembered");
+    assert_eq!(status.errors.len(), 1, "a past error stays in the list");
     let summary = node.network.summary();
     assert_eq!((summary.peers.known, summary.peers.each), (1, None));
 }
@@ -60,9 +60,9 @@ async fn status_shows_the_duration_of_an_outage() {
     let site = site();
     let mut node = start(&site.faulty, 1, None);
     node.is_ready().await;
-    let heard = node.network.status().registry;
-    assert_eq!((heard.unavailable, heard.unavailable_for, heard.complete), (None, None, true));
-    assert!(heard.revision.is_some() && heard.last_contact_age.is_some());
+    let available = node.network.status().registry;
+    assert_eq!((available.unavailable, available.unavailable_for, available.complete), (None, None, true));
+    assert!(available.revision.is_some() && available.last_contact_age.is_some());
     site.faulty.stop_responding();
     node.sees("silence", |event| matches!(event, NetworkEvent::RegistryUnavailable(_)).then_some(())).await;
     sleep(Duration::from_secs(3600)).await;

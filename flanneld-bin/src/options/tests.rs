@@ -390,7 +390,7 @@ fn the_status_socket_is_next_to_the_subnet_file_and_the_health_port_is_off_by_de
 fn mesh_probes_are_off_by_default() {
     let mesh = |arguments: &[&str]| run(arguments, &[]).map(|options| options.mesh);
     assert_eq!(mesh(&[]), Ok(None));
-    let options = MeshOptions { interval: Duration::from_secs(30), port: 8473 };
+    let options = MeshOptions::new(Duration::from_secs(30), 8473);
     assert_eq!(mesh(&["-mesh-probe-interval=30s"]), Ok(Some(options)));
     for (arguments, why) in [
         (&["-mesh-probe-interval=10ms"][..], "flag -mesh-probe-interval: 10ms is not within 1s and 24h"),

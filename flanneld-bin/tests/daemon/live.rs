@@ -247,7 +247,7 @@ fn a_host_started_without_its_registry_applies_a_config_changed_meanwhile() {
     cluster.etcd.stop().unwrap();
     cluster.start(0);
     cluster.wait_until_ready(0);
-    assert_eq!(cluster.subnet_env(0, "FLANNEL_MTU"), "1450", "as it remembers");
+    assert_eq!(cluster.subnet_env(0, "FLANNEL_MTU"), "1450", "from the cache");
     cluster.etcd.restart().unwrap();
     eventually(PATIENCE, || cluster.subnet_env(0, "FLANNEL_MTU") == "1350").unwrap();
 }

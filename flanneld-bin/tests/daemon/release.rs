@@ -46,11 +46,25 @@ fn release_on_exit_leaves_nothing_on_the_host_and_its_peers() {
     assert_eq!(status.code(), Some(0), "{:#?}", cluster.daemon(0).lines());
     assert_eq!(cluster.leases().len(), 2);
     assert!(!cluster.lines(0, "ip link").iter().any(|line| line.contains("flannel.1")));
-    let remembered =
+    let files =
         ["env", "env.cache", "env.node-id"].map(|name| cluster.subnet_file(0).with_extension(name).exists());
-    assert_eq!(remembered, [false, false, true], "only who it is");
+    assert_eq!(files, [false, false, true], "only the node ID stays");
     eventually(PATIENCE, || cluster.routes(1).len() == 1).unwrap();
     cluster.daemon(0).wait_for_line("Released the lease", PATIENCE).unwrap();
+}
+
+#[test]
+fn two_of_three_hosts_that_release_their_leases_are_not_held() {
+    let mut cluster = cluster(3, &["-release-on-exit"]);
+    cluster.daemon(1).terminate(PATIENCE).unwrap();
+    cluster.start_with(1, &["-release-on-exit"]);
+    eventually(PATIENCE, || cluster.routes(2).len() == 2).unwrap();
+    for host in 0..2 {
+        assert_eq!(cluster.daemon(host).terminate(PATIENCE).unwrap().code(), Some(0));
+    }
+    eventually(PATIENCE, || cluster.routes(2).is_empty()).unwrap();
+    let lines = cluster.daemon(2).lines();
+    assert!(!lines.iter().any(|line| line.contains("Subnet held")), "{lines:#?}");
 }
 
 #[test]

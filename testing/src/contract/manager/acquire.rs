@@ -54,13 +54,13 @@ pub async fn host_has_one_lease(subject: &dyn LeaseManagerSubject) {
     let peer = acquire(&*open(subject, 2).await, &host(2), None).await;
     for previous in [None, Some(peer.subnet)] {
         let manager = open(subject, 1).await;
-        let recalled = manager
+        let found = manager
             .previous_lease(host(1).public)
             .await
             .expect("previous_lease must succeed")
             .expect("previous_lease must find the lease of a host that holds one");
         assert_eq!(
-            (recalled.subnet, attrs_of(&recalled)),
+            (found.subnet, attrs_of(&found)),
             (own.subnet, published(subject, 1)),
             "previous_lease must return the host's lease"
         );
