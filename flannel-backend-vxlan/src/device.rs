@@ -248,7 +248,7 @@ impl DeviceSpec {
             .then(|| LinkChange { vxlan: Some(change), ..LinkChange::default() })
     }
 
-    /// Renames the device back if somebody renamed it, and returns whether that was necessary. While it exists, no other
+    /// Renames the device back if it was renamed, and returns whether that was necessary. While it exists, no other
     /// device can have its VNI and port.
     fn restore_name(&self, netlink: &mut Netlink) -> Result<bool, BackendError> {
         let failed = |error| self.failed("rename", error);

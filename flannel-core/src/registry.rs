@@ -374,19 +374,19 @@ pub enum RegistryError {
     #[error("subnet {0} is already leased")]
     Exists(SubnetKey),
     /// The record changed since it was read; read it again and decide anew.
-    #[error("the lease of {0} was changed by somebody else")]
+    #[error("another writer changed the lease of {0}")]
     Changed(SubnetKey),
     /// The record no longer exists; the lease is lost.
     #[error("the lease of {0} is gone")]
     Gone(SubnetKey),
     /// The store may or may not have written; read the record before retrying.
-    #[error("no answer to a write of {0}, which may have happened")]
+    #[error("no answer to a write of {0}; it may have been applied")]
     Unknown(SubnetKey, #[source] BoxError),
     /// The store didn't respond and wrote nothing; the same call may succeed later.
     #[error("{0} does not answer")]
     Unavailable(String, #[source] BoxError),
     /// The store refused the call; an operator must act.
-    #[error("{0} refuses")]
+    #[error("{0} refused the request")]
     Refused(String, #[source] BoxError),
 }
 

@@ -6,7 +6,7 @@
 //! * Blackhole routes: packets to a container that does not exist end here ([`BlackholeRoutes`]).
 //!
 //! [`Firewall`] keeps the rules in iptables or in nftables. It writes them in one transaction, listens to the kernel for
-//! changes, and repairs rules that somebody else changed. While nothing changes it runs no program.
+//! changes, and repairs external changes of rules. While nothing changes it runs no program.
 //!
 //! # Ownership
 //!

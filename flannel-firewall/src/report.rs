@@ -54,7 +54,7 @@ pub struct FirewallStatus {
     pub mode: FirewallMode,
     /// Reconcile passes.
     pub passes: u64,
-    /// Passes that found rules changed by somebody else, and wrote them again.
+    /// Passes that found externally changed rules, and wrote them again.
     pub repairs: u64,
     /// Failures in all passes.
     pub failures: u64,

@@ -59,7 +59,7 @@ fn run_reports_each_network_once_its_rules_are_in_place() {
     let on_pass = |network: &FirewallNetwork, status: &FirewallStatus| {
         report.send_replace((network.clone(), status.clone()));
     };
-    block_on_beside(firewall.run(networks, peers, on_pass), async {
+    block_on_both(firewall.run(networks, peers, on_pass), async {
         for subnet in ["10.5.1.0/24", "10.5.2.0/24"] {
             let network = network(subnet, &[]);
             publish.send_replace(Some(network.clone()));
@@ -131,16 +131,13 @@ fn a_blackhole_route_follows_the_subnet() {
     shell(&namespace, "ip link set lo up");
     let (publish, networks) = watch::channel(Some(network("10.5.1.0/24", &[])));
     let routes = || shell(&namespace, "ip -4 route show type blackhole");
-    block_on_beside(
-        BlackholeRoutes::new(namespace.clone(), Duration::from_millis(20)).run(networks),
-        async {
-            eventually(|| routes().contains("10.5.1.0/24 ")).await;
-            shell(&namespace, "ip route del blackhole 10.5.1.0/24");
-            eventually(|| routes().contains("10.5.1.0/24 ")).await;
-            publish.send_replace(Some(network("10.5.2.0/24", &[])));
-            eventually(|| routes().contains("10.5.2.0/24 ") && !routes().contains("10.5.1.0/24 ")).await;
-        },
-    );
+    block_on_both(BlackholeRoutes::new(namespace.clone(), Duration::from_millis(20)).run(networks), async {
+        eventually(|| routes().contains("10.5.1.0/24 ")).await;
+        shell(&namespace, "ip route del blackhole 10.5.1.0/24");
+        eventually(|| routes().contains("10.5.1.0/24 ")).await;
+        publish.send_replace(Some(network("10.5.2.0/24", &[])));
+        eventually(|| routes().contains("10.5.2.0/24 ") && !routes().contains("10.5.1.0/24 ")).await;
+    });
     BlackholeRoutes::remove(&namespace, &network("10.5.2.0/24", &[])).unwrap();
     assert_eq!(routes(), "");
 }
@@ -172,7 +169,7 @@ fn blackhole_routes_of_earlier_runs_are_removed_and_those_of_others_stay() {
         let (_publish, networks) = watch::channel(Some(network("10.5.1.0/24", &[])));
         let own = if is_enabled { &["10.5.1.0/24"][..] } else { &[] };
         let expected = [own, &["10.5.8.0/24", "192.0.2.0/24"]].concat();
-        block_on_beside(task.run(networks), eventually(|| routes() == expected));
+        block_on_both(task.run(networks), eventually(|| routes() == expected));
     }
 }
 
@@ -225,7 +222,7 @@ async fn eventually(holds: impl Fn() -> bool) {
 }
 
 /// Runs a test while a task is polled beside it.
-fn block_on_beside(task: impl Future<Output = std::convert::Infallible>, test: impl Future<Output = ()>) {
+fn block_on_both(task: impl Future<Output = std::convert::Infallible>, test: impl Future<Output = ()>) {
     block_on(async {
         tokio::select! {
             never = task => match never {},

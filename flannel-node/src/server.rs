@@ -1,6 +1,6 @@
 //! Health, readiness, metrics and status over HTTP.
 //!
-//! [`HealthServer`] serves `/healthz`, `/readyz` and `/metrics` on a TCP port for everybody. [`StatusSocket`] serves the
+//! [`HealthServer`] serves `/healthz`, `/readyz` and `/metrics` on a TCP port for all users. [`StatusSocket`] serves the
 //! same, `/status` and `/summary` on a unix socket for root; [`client`](crate::client) reads it. Responses are put together
 //! on request.
 
@@ -49,7 +49,7 @@ pub async fn serve(options: &ObserveOptions, source: StatusSource) -> Infallible
     }
 }
 
-/// The paths that everybody may read.
+/// The paths that need no permission.
 pub const PUBLIC_PATHS: &[&str] = &["/healthz", "/readyz", "/metrics"];
 
 /// The paths that only root may read.

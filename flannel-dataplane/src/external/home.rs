@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_network_returns_from_a_floating_address_at_any_time_and_from_another_one_for_a_while() {
+    fn the_network_returns_from_a_floating_address_at_any_time_and_from_others_for_a_while() {
         let start = Instant::now();
         let first = on("192.168.9.1").public;
         let mut home = HomeAddresses::new(first);

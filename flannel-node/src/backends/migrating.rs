@@ -116,7 +116,7 @@ impl MigratingBackend {
             self.remove_secondary();
             let mut previous = std::mem::replace(&mut self.primary, next);
             if let Err(error) = previous.remove() {
-                warn!("Objects of backend {} are left: {}", self.config.backend.name, chain(&error));
+                warn!("Failed to remove objects of backend {}: {}", self.config.backend.name, chain(&error));
             }
             return Ok(());
         }
@@ -141,7 +141,7 @@ impl MigratingBackend {
         if let Some(mut secondary) = self.secondary.take()
             && let Err(error) = secondary.backend.remove()
         {
-            warn!("Objects of backend {} are left: {}", secondary.name, chain(&error));
+            warn!("Failed to remove objects of backend {}: {}", secondary.name, chain(&error));
         }
     }
 

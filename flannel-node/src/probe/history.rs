@@ -35,7 +35,7 @@ impl History {
     }
 
     /// Returns whether the next turn measures the path MTU.
-    pub(super) fn wants_sizes(&self) -> bool {
+    pub(super) fn measures_sizes(&self) -> bool {
         self.turns.is_multiple_of(SIZES_EVERY)
     }
 
@@ -44,7 +44,7 @@ impl History {
         let known =
             self.paths.iter().find(|path| is(&path.shown, plan.side, plan.address) && path.shown.answers);
         if let Some(path) = known
-            && !self.wants_sizes()
+            && !self.measures_sizes()
         {
             plan.means.retain(|means| *means == path.shown.by);
             if plan.means.is_empty() {
@@ -192,7 +192,7 @@ mod tests {
         let mut history = History::new();
         let mut sized = Vec::new();
         for at in 0..25 {
-            let wants = history.wants_sizes();
+            let wants = history.measures_sizes();
             sized.extend(wants.then_some(at));
             let paths = [ProbeSide::Inside, ProbeSide::Outside].map(|side| PathMeasurement {
                 path_mtu: (wants && at != 12).then_some(1450),

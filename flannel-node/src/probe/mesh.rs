@@ -82,7 +82,9 @@ impl Mesh {
             };
             let (responder, failed) = Responder::open(&site.own, self.options.port);
             if failed != reported {
-                failed.iter().for_each(|why| warn!("Peers that probe this host get no answer at {why}"));
+                failed.iter().for_each(|why| {
+                    warn!("Failed to open the probe responder at {why}; peers get no answer there")
+                });
                 reported = failed;
             }
             info!("Probing {} peers, each every {:?} at most", site.peers.len(), self.options.interval);
@@ -171,7 +173,7 @@ impl Prober<'_> {
     fn plans(&self, peer: &ProbeTarget, own: &ProbeSource) -> Vec<ProbePlan> {
         let mut results = self.mesh.results.lock();
         let history = results.peers.entry(peer.subnet).or_insert_with(History::new);
-        let sizes = history.wants_sizes();
+        let sizes = history.measures_sizes();
         let how = Thoroughness { enough: 1, most: 3, pause: Duration::ZERO, sizes };
         let mut plans = own.plans(peer, how);
         plans.iter_mut().for_each(|plan| history.narrow(plan));

@@ -62,11 +62,11 @@ impl EventQueue {
     pub(crate) fn unavailable(&mut self, reason: &BoxError) {
         tracing::debug!(%reason, failures = self.failures, "the watch of the leases failed");
         let refusals = refusals(reason);
-        let is_news = match &self.outage {
+        let is_new = match &self.outage {
             Some(outage) => refusals.is_some() && outage.refusals != refusals,
             None => true,
         };
-        if is_news {
+        if is_new {
             self.events.push_back(RegistryEvent::Unavailable(reason.to_string()));
             self.outage = Some(Outage { refusals });
         }

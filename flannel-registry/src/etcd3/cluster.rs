@@ -115,7 +115,7 @@ impl Cluster {
             let connection = self.connection(member).await?;
             let token = connection.token();
             match operation(connection.clone()).await {
-                Err(error) if self.credentials.wants_token(&error) => {
+                Err(error) if self.credentials.needs_token(&error) => {
                     let renewed = connection.renew_token(&self.credentials, token, &self.counters).await;
                     renewed.map_err(|error| self.credentials.call_error(&error, url))?;
                     operation(connection).await

@@ -149,7 +149,7 @@ impl Credentials {
 
     /// Reports whether the same call may succeed with a new token. The errors are those of etcd
     /// (`api/v3rpc/rpctypes/error.go`).
-    pub(super) fn wants_token(&self, error: &Error) -> bool {
+    pub(super) fn needs_token(&self, error: &Error) -> bool {
         let Error::GRpcStatus(status) = error else { return false };
         let is_invalid =
             |words: &str| status.code() == Code::InvalidArgument && status.message().contains(words);

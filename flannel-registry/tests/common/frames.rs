@@ -63,27 +63,27 @@ impl Streams {
     }
 
     /// Inspects server data, and returns what the client receives.
-    pub(crate) fn on_server_data(&mut self, bytes: &[u8], news: WatchFault) -> Vec<u8> {
+    pub(crate) fn on_server_data(&mut self, bytes: &[u8], fault: WatchFault) -> Vec<u8> {
         if !self.is_http2 {
             return bytes.to_vec();
         }
         self.seen.extend(bytes);
         let mut carried = Vec::new();
         while let Some(frame) = take_frame(&mut self.seen) {
-            let is_news = kind(&frame) == DATA && self.open.contains(&stream(&frame));
-            let is_event = is_news && frame.len() > EVENT;
+            let is_watch_data = kind(&frame) == DATA && self.open.contains(&stream(&frame));
+            let is_event = is_watch_data && frame.len() > EVENT;
             if is_event && self.first_event.is_none() {
                 self.first_event = Some(frame.clone());
             }
-            match news {
-                WatchFault::Withheld if is_news => {}
+            match fault {
+                WatchFault::Withheld if is_watch_data => {}
                 WatchFault::Lost if is_event => {}
                 WatchFault::Repeated if is_event => {
                     carried.extend(frame);
                     carried.extend(self.first_event.iter().flatten());
                 }
                 _ if self.reset.contains(&stream(&frame)) => {}
-                WatchFault::CutShort if is_news => {
+                WatchFault::CutShort if is_watch_data => {
                     self.reset.insert(stream(&frame));
                     carried.extend(&frame);
                     // The payload is an error code; 8 is CANCEL.

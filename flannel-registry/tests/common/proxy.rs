@@ -25,8 +25,8 @@ pub(crate) struct Proxy {
 
 struct State {
     server: Mutex<SocketAddr>,
-    news: Mutex<WatchFault>,
-    deaf: AtomicBool,
+    watch_fault: Mutex<WatchFault>,
+    drops_answers: AtomicBool,
     connections: AtomicUsize,
     /// The delay of responses, in milliseconds.
     delay: AtomicU64,
@@ -40,8 +40,8 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             server: Mutex::new(server),
-            news: Mutex::new(WatchFault::None),
-            deaf: AtomicBool::default(),
+            watch_fault: Mutex::new(WatchFault::None),
+            drops_answers: AtomicBool::default(),
             connections: AtomicUsize::default(),
             delay: AtomicU64::new(0),
             frozen: watch::Sender::new(false),
@@ -71,13 +71,13 @@ impl Proxy {
     }
 
     /// Sets the treatment of watch messages.
-    pub(crate) fn set_watch_fault(&self, news: WatchFault) {
-        *self.state.news.lock().unwrap() = news;
+    pub(crate) fn set_watch_fault(&self, watch_fault: WatchFault) {
+        *self.state.watch_fault.lock().unwrap() = watch_fault;
     }
 
     /// Drops all responses from now on.
     pub(crate) fn drop_responses(&self) {
-        self.state.deaf.store(true, Ordering::SeqCst);
+        self.state.drops_answers.store(true, Ordering::SeqCst);
     }
 
     /// Sets the delay of responses.
@@ -119,9 +119,9 @@ async fn carry(client: TcpStream, state: Arc<State>) {
     let (mut requests, mut to_client) = client.into_split();
     let (mut answers, mut to_server) = server.into_split();
     let streams = Mutex::new(Streams::default());
-    let news = || *state.news.lock().unwrap();
+    let watch_fault = || *state.watch_fault.lock().unwrap();
     let asked = |bytes: &[u8]| streams.lock().unwrap().on_client_data(bytes);
-    let inspect = |bytes: &[u8]| streams.lock().unwrap().on_server_data(bytes, news());
+    let inspect = |bytes: &[u8]| streams.lock().unwrap().on_server_data(bytes, watch_fault());
     // When one side closes, both are closed.
     tokio::select! {
         _ = pump(&mut requests, &mut to_server, &state, false, asked) => {}
@@ -149,7 +149,7 @@ async fn pump(
         if n == 0 {
             return Ok(());
         }
-        if !(answers && state.deaf.load(Ordering::SeqCst)) {
+        if !(answers && state.drops_answers.load(Ordering::SeqCst)) {
             to.write_all(&change(&buf[..n])).await?;
         }
     }

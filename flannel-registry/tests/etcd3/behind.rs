@@ -198,7 +198,7 @@ async fn a_config_under_the_prefix_itself_is_named_with_the_prefix_to_use() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn automatic_choice_says_that_v2_is_not_served() {
+async fn automatic_choice_reports_that_v2_is_not_served() {
     let server = Server::start();
     let mut options = Etcd2Options::default();
     options.endpoints = vec![server.url()];

@@ -249,10 +249,10 @@ async fn a_renewal_without_a_response_is_retried() {
     options.endpoints = vec![proxy.url()];
     let registry = Etcd3Registry::new(options).unwrap();
     let lease = registry.create(subnet(1), &host(1), DAY).await.unwrap();
-    for news in [WatchFault::CutShort, WatchFault::Withheld] {
-        proxy.set_watch_fault(news);
+    for fault in [WatchFault::CutShort, WatchFault::Withheld] {
+        proxy.set_watch_fault(fault);
         let renewed = registry.renew(&lease, DAY).await;
-        assert!(matches!(renewed, Err(RegistryError::Unavailable(..))), "{news:?}: {renewed:?}");
+        assert!(matches!(renewed, Err(RegistryError::Unavailable(..))), "{fault:?}: {renewed:?}");
         proxy.set_watch_fault(WatchFault::None);
         assert_eq!(registry.renew(&lease, DAY).await.unwrap(), DAY);
     }

@@ -13,7 +13,7 @@ async fn ask(options: Etcd3Options) -> Result<Option<String>, RegistryError> {
 }
 
 /// Asserts the kind of an error, and that its text has one line with all of `parts`.
-fn says(answer: Result<Option<String>, RegistryError>, refused: bool, words: &[&str]) {
+fn assert_answer(answer: Result<Option<String>, RegistryError>, refused: bool, words: &[&str]) {
     let error = answer.unwrap_err();
     let text = flannel_core::chain(&error);
     assert_eq!(matches!(error, RegistryError::Refused(..)), refused, "{text}");
@@ -52,7 +52,7 @@ async fn unusable_files_are_named_with_the_reason() {
         let [ca_file, cert_file, key_file] = names.map(|name| Some(files.path(name)));
         let mut options = server.options();
         (options.ca_file, options.cert_file, options.key_file) = (ca_file, cert_file, key_file);
-        says(ask(options).await, true, &[file, reason, &server.url()]);
+        assert_answer(ask(options).await, true, &[file, reason, &server.url()]);
     }
 }
 
@@ -73,15 +73,15 @@ async fn an_untrusted_server_is_reported_with_the_ca_file() {
     let stranger = Certificates::new();
     let expired = Server::start_with_certificates(files, address, false);
     let url = expired.url();
-    says(ask(expired.options()).await, false, &[&url, "expired", "ca.pem"]);
+    assert_answer(ask(expired.options()).await, false, &[&url, "expired", "ca.pem"]);
 
     let server = Server::start_tls(false);
     let mut options = server.options();
     options.ca_file = Some(stranger.path("ca.pem"));
     let trusted = stranger.path("ca.pem").display().to_string();
-    says(ask(options.clone()).await, false, &[&server.url(), "UnknownIssuer", &trusted]);
+    assert_answer(ask(options.clone()).await, false, &[&server.url(), "UnknownIssuer", &trusted]);
     options.ca_file = None;
-    says(ask(options).await, false, &[&server.url()]);
+    assert_answer(ask(options).await, false, &[&server.url()]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -92,14 +92,14 @@ async fn a_rejected_client_is_reported_with_its_certificate() {
     let mut options = server.options();
     options.cert_file = Some(stranger.path("stranger.pem"));
     options.key_file = Some(stranger.path("stranger-key.pem"));
-    says(ask(options.clone()).await, false, &[&server.url(), "stranger.pem"]);
+    assert_answer(ask(options.clone()).await, false, &[&server.url(), "stranger.pem"]);
     let files = server.certificates.as_ref().unwrap();
     files.expired_client("late");
     options.cert_file = Some(files.path("late.pem"));
     options.key_file = Some(files.path("late-key.pem"));
-    says(ask(options.clone()).await, false, &[&server.url(), "late.pem (expired)"]);
+    assert_answer(ask(options.clone()).await, false, &[&server.url(), "late.pem (expired)"]);
     (options.cert_file, options.key_file) = (None, None);
-    says(ask(options).await, false, &[&server.url(), "no client certificate"]);
+    assert_answer(ask(options).await, false, &[&server.url(), "no client certificate"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,7 +112,7 @@ async fn replaced_certificates_are_used_without_a_restart() {
     files.write("client.pem", &stranger.read("client.pem"));
     files.write("client-key.pem", &stranger.read("client-key.pem"));
     let registry = server.registry();
-    says(registry.config().await, false, &["client.pem"]);
+    assert_answer(registry.config().await, false, &["client.pem"]);
 
     files.write("client.pem", &good.0);
     files.write("client-key.pem", &good.1);

@@ -45,7 +45,7 @@ impl Node {
 }
 
 /// Returns the next event other than `Waiting`.
-async fn news(keep: &mut BoxStream<'static, KeepEvent>) -> KeepEvent {
+async fn next_event(keep: &mut BoxStream<'static, KeepEvent>) -> KeepEvent {
     loop {
         let event = keep.next().await.unwrap();
         if !matches!(event, KeepEvent::Waiting(_)) {
@@ -75,7 +75,7 @@ async fn a_host_finds_its_lease_after_its_address_changed_while_it_was_down() {
     assert_eq!((after.subnet, after.attrs.public), (before.subnet, host(9).public));
     assert_eq!(leases(&store).await, std::slice::from_ref(&after));
     let (mut keep, _watch) = moved.keep(&after);
-    assert_eq!(news(&mut keep).await, KeepEvent::Renewed(DAY), "no dispute");
+    assert_eq!(next_event(&mut keep).await, KeepEvent::Renewed(DAY), "no dispute");
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,7 +89,7 @@ async fn a_host_without_its_id_finds_its_lease_by_address() {
     assert_eq!(after.subnet, before.subnet);
     assert_eq!(after.attrs.node, Some(again.identity.id()));
     let (mut keep, _watch) = again.keep(&after);
-    assert_eq!(news(&mut keep).await, KeepEvent::Renewed(DAY));
+    assert_eq!(next_event(&mut keep).await, KeepEvent::Renewed(DAY));
     assert_eq!(leases(&store).await, [after]);
 }
 
@@ -114,10 +114,10 @@ async fn of_two_hosts_with_one_address_the_first_keeps_its_lease() {
     let (mut lost, _other_watch) = later.keep(&taken);
 
     let clash = "two hosts have the IP 192.168.0.1";
-    let disputed = news(&mut kept).await;
+    let disputed = next_event(&mut kept).await;
     assert!(matches!(&disputed, KeepEvent::Disputed(what) if what.contains(clash)), "{disputed:?}");
-    assert_eq!(news(&mut kept).await, KeepEvent::Renewed(DAY));
-    let lost = news(&mut lost).await;
+    assert_eq!(next_event(&mut kept).await, KeepEvent::Renewed(DAY));
+    let lost = next_event(&mut lost).await;
     assert!(
         matches!(&lost, KeepEvent::Lost(why) if why.contains(clash) && why.contains("-public-ip")),
         "{lost:?}"
@@ -126,7 +126,7 @@ async fn of_two_hosts_with_one_address_the_first_keeps_its_lease() {
     assert_ne!(other.subnet, own.subnet);
     let (mut keep, _third_watch) = later.keep(&other);
     for keep in [&mut kept, &mut keep] {
-        assert_eq!(news(keep).await, KeepEvent::Renewed(DAY), "they are at peace");
+        assert_eq!(next_event(keep).await, KeepEvent::Renewed(DAY), "the hosts no longer dispute");
     }
     let held: Vec<_> =
         leases(&store).await.into_iter().map(|lease| (lease.subnet, lease.attrs.node)).collect();
@@ -147,15 +147,15 @@ async fn a_cloned_host_takes_another_id_and_another_lease() {
     let (mut lost, _other_watch) = clone.keep(&taken);
 
     let clash = "two hosts have the node id 01010101010101010101010101010101";
-    let disputed = news(&mut kept).await;
+    let disputed = next_event(&mut kept).await;
     assert!(matches!(&disputed, KeepEvent::Disputed(what) if what.contains(clash)), "{disputed:?}");
-    assert_eq!(news(&mut kept).await, KeepEvent::Renewed(DAY));
-    let lost = news(&mut lost).await;
+    assert_eq!(next_event(&mut kept).await, KeepEvent::Renewed(DAY));
+    let lost = next_event(&mut lost).await;
     assert!(matches!(&lost, KeepEvent::Lost(why) if why.contains(clash)), "{lost:?}");
     assert_ne!(clone.identity.id(), original.identity.id());
     let other = clone.acquire(Some(taken)).await;
     assert_ne!(other.subnet, own.subnet);
     assert_eq!(other.attrs.node, Some(clone.identity.id()));
     assert_eq!(leases(&store).await.len(), 2);
-    assert_eq!(news(&mut kept).await, KeepEvent::Renewed(DAY));
+    assert_eq!(next_event(&mut kept).await, KeepEvent::Renewed(DAY));
 }

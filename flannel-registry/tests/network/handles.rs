@@ -51,7 +51,7 @@ async fn the_running_state_follows_lease_mtu_and_config_and_agrees_with_every_ha
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_network_runs_until_its_last_handle_is_dropped_and_says_that_it_ended() {
+async fn a_network_runs_until_its_last_handle_is_dropped_and_reports_its_end() {
     let manager = static_manager("10.5.1.0/24");
     manager.set_peers(Vec::<Lease>::new());
     let Node { network, task, events, host, .. } = start_on(manager, FakeBackend::new(), 1, None);
@@ -69,7 +69,7 @@ async fn a_network_runs_until_its_last_handle_is_dropped_and_says_that_it_ended(
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_a_network_learns_why_it_never_became_ready() {
+async fn ready_returns_why_a_network_never_became_ready() {
     let site = site();
     site.store.remove_config();
     let node = start(&site.faulty, 1, None);

@@ -160,7 +160,7 @@ fn a_command_that_hangs_blocks_neither_start_nor_stop_and_is_killed() {
 }
 
 #[test]
-fn a_peer_whose_command_failed_is_told_of_and_tried_again() {
+fn a_peer_whose_command_failed_is_reported_and_retried() {
     let notes = CommandLog::new();
     let [cured, done] = ["cured", "done"].map(|name| notes.path(name).display().to_string());
     let add = format!("test -e {cured} || {{ echo not yet; exit 7; }}; echo $PUBLIC_IP >>{done}");

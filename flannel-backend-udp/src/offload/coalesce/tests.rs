@@ -72,7 +72,7 @@ fn a_stream_becomes_one_write() {
 }
 
 #[test]
-fn the_kernel_is_told_that_the_checksum_was_verified() {
+fn the_header_marks_the_checksum_as_verified() {
     let mut coalescer = Coalescer::new();
     let packet = Sample::default().tcp();
     coalescer.push(&packet, 0..packet.len());
@@ -130,7 +130,7 @@ fn a_push_is_the_last_of_its_packet() {
 }
 
 #[test]
-fn without_offloads_every_packet_is_written_by_itself() {
+fn without_offloads_every_packet_is_written_separately() {
     let mut coalescer = Coalescer::new();
     (coalescer.joins_tcp, coalescer.joins_udp) = (false, false);
     let packets = stream(&Sample::default(), &[100; 3], true);

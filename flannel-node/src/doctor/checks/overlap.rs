@@ -100,7 +100,7 @@ pub(in crate::doctor) fn routes(facts: &Facts) -> Vec<Finding> {
 
 fn is_known(facts: &Facts, route: &Route) -> bool {
     let is_ours = facts.devices().any(|device| route.index == Some(device.index));
-    let is_beside = route.index.is_some_and(|index| is_udp_beside(facts, index));
+    let is_beside = route.index.is_some_and(|index| is_secondary_udp(facts, index));
     let is_own_subnet =
         facts.own().is_some_and(|own| own.subnet.nets().any(|subnet| subnet.contains(&route.destination)));
     // Direct routes lead to the peer with the subnet.
@@ -118,7 +118,7 @@ fn is_known(facts: &Facts, route: &Route) -> bool {
 }
 
 /// Returns whether a link is the TUN device of the fallback during a migration.
-fn is_udp_beside(facts: &Facts, index: u32) -> bool {
+fn is_secondary_udp(facts: &Facts, index: u32) -> bool {
     let is_tun = facts.links.iter().any(|link| link.index == index && link.kind == LinkKind::Tun);
     let mut addresses = facts.addresses.iter().filter(|address| address.index == index);
     is_tun

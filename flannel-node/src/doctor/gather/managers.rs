@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_is_managed_if_its_manager_says_so() {
+    fn a_link_is_managed_if_its_manager_reports_it() {
         assert!(is_networkds("# private\nADMIN_STATE=configured\nOPER_STATE=routable\n"));
         assert!(!is_networkds("ADMIN_STATE=unmanaged\n") && !is_networkds("ADMIN_STATE=pending\n"));
         assert!(is_network_managers("[device]\nmanaged=true\nroute-metric-default-effective=100\n"));
