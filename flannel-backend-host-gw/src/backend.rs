@@ -10,8 +10,8 @@ use flannel_core::{
     PlanRequest, SubnetKey, SubnetPool, SyncReport, SyncRequest,
 };
 use flannel_dataplane::{
-    DirectRouting, DriftMonitor, Forwarding, NextHop, NotificationHandler, RouteOwner, RouteProtocol,
-    SharedNetlink, check_same_type, family_pools, own_subnet, table_read_error,
+    DirectRouting, DriftMonitor, Forwarding, NextHop, NotificationHandler, PathCheck, RouteOwner,
+    RouteProtocol, SharedNetlink, check_same_type, family_pools, own_subnet, table_read_error,
 };
 use flannel_netlink::{IpFamily, Namespace, Notification, Route};
 use ipnet::IpNet;
@@ -90,6 +90,8 @@ impl OpenHostGw {
                 family,
                 direct: DirectRouting::new(netlink.clone(), external, family, owner),
                 forwarding: Forwarding::new(family, netlink.clone(), self.namespace.clone()),
+                netlink: netlink.clone(),
+                paths: PathCheck::new(family),
                 unreachable: Vec::new(),
                 are_next_hops_stale: true,
             })
@@ -201,6 +203,8 @@ struct FamilyRoutes {
     family: IpFamily,
     direct: DirectRouting,
     forwarding: Forwarding,
+    netlink: SharedNetlink,
+    paths: PathCheck,
     unreachable: Vec<PeerFailure>,
     /// Whether a peer may have come onto the link or left it.
     are_next_hops_stale: bool,
@@ -282,6 +286,9 @@ impl FamilyRoutes {
             IpFamily::V6 => attrs.public.v6.map(IpAddr::V6),
         };
         let public = public.ok_or("its lease has no public address of this family")?;
+        if let Some(problem) = self.paths.problem(&mut self.netlink.lock(), subnet, public) {
+            return Err(problem);
+        }
         let next_hops = &mut self.direct.next_hops;
         next_hops.find(subnet, public).ok_or_else(|| {
             format!("{public} is not on the link of {}, which host-gw requires", next_hops.interface())
@@ -292,12 +299,14 @@ impl FamilyRoutes {
 impl NotificationHandler for FamilyRoutes {
     fn mark_stale(&mut self) {
         self.direct.mark_stale();
+        self.paths.mark_stale();
         self.forwarding.mark_stale();
         self.are_next_hops_stale = true;
     }
 
     fn handle(&mut self, notification: &Notification) -> Option<String> {
-        if let Some(change) = self.direct.handle_underlay(notification) {
+        let path = self.paths.handle(notification).inspect(|_| self.direct.mark_stale());
+        if let Some(change) = self.direct.handle_underlay(notification).or(path) {
             self.are_next_hops_stale = true;
             // If notifications were lost, forwarding may have been disabled unnoticed.
             self.forwarding.mark_stale();

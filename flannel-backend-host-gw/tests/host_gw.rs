@@ -107,6 +107,40 @@ fn a_peer_off_the_link_is_reported_until_it_joins() {
 }
 
 #[test]
+fn a_peer_whose_public_address_is_this_hosts_own_is_reported() {
+    let lab = lab(1);
+    let mut station = station(&lab, 1);
+    station.learn([peer(2, 0), peer(3, 0)]);
+    station.peers.complete();
+    assert_eq!(station.sync().unreachable, []);
+    station.settle();
+    ip(&station.namespace, "address add 192.168.64.2/32 dev lo");
+    ip(&station.namespace, "-6 address add fd00:64::3/128 dev lo nodad");
+    station.heal();
+    let reasons: Vec<_> = eventually(DEADLINE, || {
+        station.noticed(QUIET);
+        let unreachable = station.sync_only(&Dirty::NONE).unreachable;
+        (unreachable.len() == 2).then(|| unreachable.into_iter().map(|peer| peer.reason).collect())
+    })
+    .unwrap();
+    assert_eq!(
+        reasons,
+        [
+            "the public address of 10.5.2.0/24 is this host's own (192.168.64.2)",
+            "the public address of fd00:5:0:3::/64 is this host's own (fd00:64::3)",
+        ]
+    );
+    ip(&station.namespace, "address del 192.168.64.2/32 dev lo");
+    ip(&station.namespace, "-6 address del fd00:64::3/128 dev lo");
+    eventually(DEADLINE, || {
+        station.noticed(QUIET);
+        station.sync_only(&Dirty::NONE).unreachable.is_empty()
+    })
+    .unwrap();
+    assert_eq!(routes(&station), routes_to(&[2, 3]));
+}
+
+#[test]
 fn a_peer_with_another_backend_is_reported() {
     let lab = lab(1);
     let mut station = station(&lab, 1);

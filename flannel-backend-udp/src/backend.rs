@@ -13,7 +13,8 @@ use flannel_core::{
     OpenBackend, OpenRequest, PeerFailure, Plan, PlanRequest, SyncReport, SyncRequest, TrafficCounters,
     TunnelPort,
 };
-use flannel_netlink::{Monitor, Namespace, Netlink, Notification};
+use flannel_dataplane::PathCheck;
+use flannel_netlink::{IpFamily, Monitor, Namespace, Netlink, Notification};
 use ipnet::IpNet;
 
 use crate::config::UdpConfig;
@@ -163,6 +164,10 @@ struct Udp {
     knows_peers: bool,
     hops: Hops,
     unreachable: Vec<PeerFailure>,
+    /// The checks of the routes to peers, one for each family.
+    paths: [PathCheck; 2],
+    /// Whether the path to any peer may have changed.
+    are_paths_stale: bool,
     is_stale: bool,
 }
 
@@ -209,6 +214,8 @@ impl Udp {
             knows_peers: false,
             hops: Hops::new(),
             unreachable: Vec::new(),
+            paths: IpFamily::BOTH.map(PathCheck::new),
+            are_paths_stale: true,
             is_stale: true,
         };
         udp.listen()?;
@@ -294,6 +301,7 @@ impl Udp {
         let (mut hops, unreachable) =
             routing::next_hops(&self.config, &own.subnet, self.port, self.accepts_vxlan, request.peers);
         self.unreachable = unreachable;
+        self.check_paths(&hops);
         if !request.peers.is_complete() {
             // A peer that isn't listed yet may still exist.
             self.hops.iter().for_each(|(subnet, hop)| {
@@ -309,6 +317,24 @@ impl Udp {
             self.publish();
         }
         (new, gone)
+    }
+
+    /// Reports peers whose packets don't leave this host. Their next hops stay, so that they are reachable once the route is
+    /// gone.
+    fn check_paths(&mut self, hops: &Hops) {
+        if self.are_paths_stale {
+            self.paths.iter_mut().for_each(PathCheck::mark_stale);
+        }
+        self.are_paths_stale = false;
+        for (subnet, (peer, endpoint)) in hops {
+            // A record with the address that this host uses is an earlier one of its own.
+            if self.listeners.local.iter().any(|local| local.ip() == endpoint.ip()) {
+                continue;
+            }
+            let netlink = &mut self.netlink;
+            let problem = self.paths.iter_mut().find_map(|p| p.problem(netlink, *subnet, endpoint.ip()));
+            self.unreachable.extend(problem.map(|reason| PeerFailure::new(*peer, reason)));
+        }
     }
 
     /// Publishes the next hops and the host's own addresses to the packet path.
@@ -417,7 +443,8 @@ impl Backend for Udp {
         }
         self.reopen_monitor(&mut report);
         let knew_peers = self.knows_peers;
-        if *request.dirty != Dirty::NONE {
+        self.are_paths_stale |= *request.dirty == Dirty::All;
+        if *request.dirty != Dirty::NONE || self.are_paths_stale {
             (report.written, report.removed) = self.update_routing(request);
         }
         if knew_peers != self.knows_peers || *request.dirty == Dirty::All || self.is_stale {
@@ -447,10 +474,15 @@ impl Backend for Udp {
                 Some(monitor) => tokio::select! {
                     what = broken => what,
                     notification = monitor.next() => match notification {
-                        Ok(notification) => match describe_drift(monitor, notification, &self.device) {
-                            Some(what) => what,
-                            None => continue,
-                        },
+                        Ok(notification) => {
+                            let drift = read_drift(monitor, notification, &self.device, &mut self.paths);
+                            self.are_paths_stale |= drift.path.is_some();
+                            match (drift.device, drift.path) {
+                                (Some(what), _) => what,
+                                (None, Some(what)) => return what,
+                                (None, None) => continue,
+                            }
+                        }
                         Err(error) => {
                             self.monitor = None;
                             format!("the netlink monitor failed: {error}")
@@ -488,15 +520,30 @@ impl Backend for Udp {
 /// The most notifications that one pass consumes, so that a storm doesn't cause a pass for each.
 const MAX_NOTIFICATIONS: usize = 4096;
 
-/// Consumes a notification and those queued behind it, and describes the first one that affects the device.
-fn describe_drift(monitor: &mut Monitor, first: Notification, device: &Device) -> Option<String> {
-    let mut what = device.drift(&first);
+/// What notifications changed.
+#[derive(Default)]
+struct Drift {
+    device: Option<String>,
+    /// The route to a peer.
+    path: Option<String>,
+}
+
+/// Consumes a notification and those queued behind it, and describes the first ones that matter.
+fn read_drift(monitor: &mut Monitor, first: Notification, device: &Device, paths: &mut [PathCheck]) -> Drift {
+    let mut drift = Drift::default();
+    let mut read = |notification: &Notification| {
+        drift.device = drift.device.take().or_else(|| device.drift(notification));
+        for paths in paths.iter_mut() {
+            drift.path = paths.handle(notification).or(drift.path.take());
+        }
+    };
+    read(&first);
     for _ in 0..MAX_NOTIFICATIONS {
         // The next wait returns an error again.
         let Ok(Some(notification)) = monitor.try_next() else { break };
-        what = what.or_else(|| device.drift(&notification));
+        read(&notification);
     }
-    what
+    drift
 }
 
 fn failed(report: &mut SyncReport, object: String, error: &BackendError) {

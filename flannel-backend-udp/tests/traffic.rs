@@ -11,6 +11,7 @@ use common::{
     BOTH, DEADLINE, Overlay, Setup, TestHost, address, check, check_with, introduce, lab, mib, net, sizes,
 };
 use flannel_backend_udp::Offloads;
+use flannel_core::Dirty;
 use flannel_testing::{
     Capture, Captured, PingError, PingOptions, PlainProxy, PlainProxyOptions, Pod, Transport, Wire,
     WireOptions, datagrams, datagrams_in_flight, eventually, ping, transfer,
@@ -162,6 +163,24 @@ fn a_stream_survives_loss_and_reordering() {
 fn a_path_with_a_smaller_mtu_loses_nothing() {
     let overlay = Overlay::narrow();
     check("a path with a smaller MTU", pair(&overlay), 0, mib(4), &sizes(30));
+}
+
+#[test]
+fn a_peer_whose_public_address_is_this_hosts_own_is_unreachable_while_it_lasts() {
+    let lab = lab(1);
+    let mut station = TestHost::start(&lab.hosts[0].namespace, 1, Setup::default());
+    station.learn([common::peer(2), common::peer(3)]);
+    assert_eq!(station.sync().unreachable, []);
+    while station.noticed(common::QUIET).is_some() {}
+    common::ip(&station.namespace, "address add 192.168.64.2/32 dev lo");
+    station.heal();
+    let report = station.sync_only(&Dirty::NONE);
+    let reasons: Vec<_> = report.unreachable.iter().map(|peer| (peer.peer, &*peer.reason)).collect();
+    let reason = "the public address of 10.5.2.0/24 is this host's own (192.168.64.2)";
+    assert_eq!(reasons, [(common::peer(2).subnet, reason)]);
+    common::ip(&station.namespace, "address del 192.168.64.2/32 dev lo");
+    station.heal();
+    assert_eq!(station.sync_only(&Dirty::NONE).unreachable, []);
 }
 
 #[test]

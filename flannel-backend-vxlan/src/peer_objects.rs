@@ -89,6 +89,8 @@ impl From<&TunnelPeer> for PeerPath {
 pub(crate) struct ObjectTrackers<'a> {
     /// Returns the next hop to a subnet behind a public address, if it has a direct route.
     pub(crate) next_hop: &'a mut dyn FnMut(IpNet, IpAddr) -> Option<NextHop>,
+    /// Returns why packets to the public address of the peer with a subnet don't leave this host.
+    pub(crate) path_problem: &'a mut dyn FnMut(IpNet, IpAddr) -> Option<String>,
     pub(crate) direct: &'a mut Tracker<IpNet, Route>,
     pub(crate) neighbours: &'a mut Tracker<IpAddr, Mac>,
     pub(crate) fdb: &'a mut Tracker<Mac, IpAddr>,
@@ -241,7 +243,13 @@ impl PeerObjects {
         trackers: &mut ObjectTrackers<'_>,
     ) -> Option<TunnelPeer> {
         match TunnelPeer::from_lease(lease, own, family)? {
-            Ok(peer) => Some(TunnelPeer { next_hop: (trackers.next_hop)(peer.subnet, peer.public), ..peer }),
+            Ok(peer) => {
+                // Its objects stay, so that it is reachable once the route is gone.
+                if let Some(reason) = (trackers.path_problem)(peer.subnet, peer.public) {
+                    self.refuse(lease.subnet, reason);
+                }
+                Some(TunnelPeer { next_hop: (trackers.next_hop)(peer.subnet, peer.public), ..peer })
+            }
             Err(reason) => {
                 self.refuse(lease.subnet, reason);
                 None

@@ -6,7 +6,7 @@ use flannel_core::{
 };
 use flannel_dataplane::{
     DeviceScope, DirectRouting, FdbTable, Forwarding, NeighbourTable, NotificationHandler, OverlayRouteTable,
-    SharedNetlink,
+    PathCheck, SharedNetlink,
 };
 use flannel_netlink::{IpFamily, Namespace};
 
@@ -29,6 +29,7 @@ pub(crate) struct Tunnel {
     /// Without `DirectRouting` no direct route is desired, and those of a previous configuration are removed.
     direct: DirectRouting,
     has_direct_routing: bool,
+    paths: PathCheck,
     /// Whether the path to any peer may have changed.
     are_paths_stale: bool,
 }
@@ -66,6 +67,7 @@ impl Tunnel {
             peers: PeerObjects::default(),
             is_device_stale: true,
             forwarding: Forwarding::new(spec.family, netlink.clone(), namespace.clone()),
+            paths: PathCheck::new(spec.family),
             direct,
             has_direct_routing,
             are_paths_stale: true,
@@ -206,8 +208,18 @@ impl Tunnel {
         let DirectRouting { next_hops, routes: direct } = &mut self.direct;
         let mut next_hop =
             |subnet, public| if has_direct_routing { next_hops.find(subnet, public) } else { None };
+        let (paths, netlink) = (&mut self.paths, &self.netlink);
+        if self.are_paths_stale {
+            paths.mark_stale();
+        }
+        // A record with the address that this host uses is an earlier one of its own.
+        let local = self.spec.underlay.local;
+        let mut path_problem = |subnet, public| {
+            if public == local { None } else { paths.problem(&mut netlink.lock(), subnet, public) }
+        };
         let mut trackers = ObjectTrackers {
             next_hop: &mut next_hop,
+            path_problem: &mut path_problem,
             direct: &mut direct.tracker,
             neighbours: &mut self.neighbours.tracker,
             fdb: &mut self.fdb.tracker,

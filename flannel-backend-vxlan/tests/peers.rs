@@ -227,3 +227,29 @@ fn the_cost_of_a_pass_is_proportional_to_the_change() {
     assert!(line.starts_with(&route.replace("onlink", "dev flannel.1")), "{line}");
     assert!(line.contains(" metric "), "{line}");
 }
+
+#[test]
+fn a_peer_whose_packets_do_not_leave_the_host_is_unreachable_while_it_lasts() {
+    let lab = lab(1);
+    let mut station = Station::start(&lab.hosts[0].namespace, "10.5.1.0-24");
+    station.complete([peer(2), peer(3)]);
+    let own = "the public address of 10.5.2.0/24 is this host's own (192.168.64.2)";
+    let rejects = "the blackhole route 192.168.64.2/32 rejects packets to its public address 192.168.64.2";
+    for (add, remove, reason) in [
+        ("address add 192.168.64.2/32 dev lo", "address del 192.168.64.2/32 dev lo", own),
+        ("address add 192.168.64.2/24 dev eth0", "address del 192.168.64.2/24 dev eth0", own),
+        ("route add local 192.168.64.2 dev lo", "route del local 192.168.64.2 dev lo", own),
+        ("route add blackhole 192.168.64.2", "route del blackhole 192.168.64.2", rejects),
+    ] {
+        station.settle();
+        ip(&station.namespace, add);
+        assert_eq!(station.heal().failed, []);
+        let unreachable = station.sync_only(&Dirty::NONE).unreachable;
+        assert_eq!(unreachable, [PeerFailure::new(key("10.5.2.0-24"), reason)], "{add}");
+        station.settle();
+        ip(&station.namespace, remove);
+        station.heal();
+        assert_eq!(station.sync_only(&Dirty::NONE).unreachable, [], "{remove}");
+        assert_eq!(station.tables(), lines_of_all([2, 3]));
+    }
+}

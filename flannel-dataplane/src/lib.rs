@@ -4,6 +4,7 @@
 //!   tunnel device, [`OverlayRouteTable`] through it, [`DirectRouteTable`] beside it. [`DirectRouting`] adds the lookup of
 //!   peers on the link.
 //! * [`DriftMonitor`] turns kernel notifications into passes; [`Forwarding`] keeps IP forwarding enabled.
+//! * [`PathCheck`] finds peers whose packets can't leave this host.
 //! * The external interface: read by name with [`external_interface`]; selected by rules and followed with
 //!   [`InterfaceSelector`].
 
@@ -17,6 +18,7 @@ mod neighbour_reprobe;
 mod netlink;
 mod network;
 mod overlay_routes;
+mod path_check;
 mod routes;
 mod underlay;
 
@@ -33,4 +35,5 @@ pub use forwarding::Forwarding;
 pub use netlink::{SharedNetlink, table_read_error};
 pub use network::{check_same_type, family_pools, own_subnet};
 pub use overlay_routes::{OverlayRoute, OverlayRouteTable};
+pub use path_check::PathCheck;
 pub use routes::{RouteOwner, RouteProtocol};

@@ -51,6 +51,7 @@ mod neighbour;
 mod netconf;
 mod netlink;
 mod new_link;
+mod nexthop;
 mod nft_monitor;
 mod nftables;
 mod offload;

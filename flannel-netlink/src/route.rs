@@ -27,6 +27,7 @@ const RTA_PREFSRC: u16 = 7;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
+const RTA_NH_ID: u16 = 30;
 
 /// A route.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -59,6 +60,9 @@ pub struct Route {
     pub multipath: bool,
     /// The index of the link of the first of several next hops that is not dead. Not sent.
     pub first_link: Option<u32>,
+    /// The ID of the nexthop object, if the route uses one. The route has no link and no gateway of its own if
+    /// `net.ipv4.nexthop_compat_mode` is 0; see [`Netlink::nexthop_link`]. Not sent.
+    pub nexthop: Option<u32>,
 }
 
 /// The type of a route (`RTN_*`, `linux/rtnetlink.h`).
@@ -146,6 +150,7 @@ impl Route {
             kind: RouteKind::Unicast,
             multipath: false,
             first_link: None,
+            nexthop: None,
         }
     }
 
@@ -213,6 +218,7 @@ impl Route {
                         Some(parse_u32(value).context("RTA_PRIORITY")?).filter(|metric| *metric != 0);
                 }
                 RTA_PREFSRC => route.source = Some(parse_ip(value).context("RTA_PREFSRC")?),
+                RTA_NH_ID => route.nexthop = Some(parse_u32(value).context("RTA_NH_ID")?),
                 RTA_TABLE => route.table = parse_u32(value).context("RTA_TABLE")?,
                 RTA_MULTIPATH => {
                     route.multipath = true;

@@ -10,3 +10,4 @@ pub(crate) const RTM_NEWNEIGH: u16 = 28;
 pub(crate) const RTM_DELNEIGH: u16 = 29;
 pub(crate) const RTM_NEWNETCONF: u16 = 80;
 pub(crate) const RTM_GETNETCONF: u16 = 82;
+pub(crate) const RTM_GETNEXTHOP: u16 = 106;

@@ -34,6 +34,7 @@ impl Trackers {
         };
         let mut trackers = ObjectTrackers {
             next_hop: &mut next_hop,
+            path_problem: &mut |_, _| None,
             direct: &mut self.direct,
             neighbours: &mut self.neighbours,
             fdb: &mut self.fdb,

@@ -19,7 +19,8 @@ impl NotificationHandler for Tunnel {
     }
 
     fn handle(&mut self, notification: &Notification) -> Option<String> {
-        let underlay = self.direct.handle_underlay(notification);
+        let path = self.paths.handle(notification).inspect(|_| self.direct.mark_stale());
+        let underlay = self.direct.handle_underlay(notification).or(path);
         if underlay.is_some() {
             self.are_paths_stale = true;
         }

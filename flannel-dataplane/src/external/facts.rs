@@ -152,5 +152,12 @@ fn default_routes(netlink: &mut Netlink, family: IpFamily) -> Result<Vec<Default
     let mut routes = netlink.routes(&filter)?;
     routes.retain(|route| route.destination.prefix_len() == 0);
     routes.sort_by_key(|route| route.metric.unwrap_or(0));
-    Ok(routes.into_iter().map(|route| DefaultRoute { index: route.index.or(route.first_link) }).collect())
+    Ok(routes.into_iter().map(|route| DefaultRoute { index: route_link(netlink, &route) }).collect())
+}
+
+/// Returns the index of the link of a route. Without `net.ipv4.nexthop_compat_mode` the kernel names only the nexthop object.
+fn route_link(netlink: &mut Netlink, route: &Route) -> Option<u32> {
+    // The object may have been deleted since, and the route with it.
+    let of_object = |id: u32| netlink.nexthop_link(id).ok().flatten();
+    route.index.or(route.first_link).or_else(|| route.nexthop.and_then(of_object))
 }

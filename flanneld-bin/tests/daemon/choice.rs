@@ -318,6 +318,19 @@ fn every_form_of_default_route_selects_the_interface() {
         host.routes(routes);
         host.check(V4, &[(&[], expected)]);
     }
+    // Without the compatibility mode a route names only its nexthop object.
+    host.namespace.write_sysctl("net/ipv4/nexthop_compat_mode", "0").unwrap();
+    host.ip("nexthop replace id 7 via 10.0.0.254 dev eth1");
+    host.ip("nexthop replace id 8 via 192.168.9.254 dev eth0");
+    host.ip("nexthop replace id 9 group 7/8");
+    for nexthop in [7, 9] {
+        host.routes(&[&format!("route add default nhid {nexthop}")]);
+        host.check(V4, &[(&[], eth1)]);
+    }
+    host.ip("nexthop replace id 10 via fd01::fe dev eth1");
+    host.routes(&["-6 route add default nhid 10"]);
+    host.check(V6, &[(&[], "eth1 fd01::1 as fd01::1")]);
+    host.namespace.write_sysctl("net/ipv4/nexthop_compat_mode", "1").unwrap();
     host.routes(&["-6 route add default nexthop via fd01::fe nexthop via fd00::fe"]);
     host.check(V6, &[(&[], "eth1 fd01::1 as fd01::1")]);
     host.routes(&["route add default nexthop via 10.0.0.254 nexthop via 192.168.9.254"]);
