@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 
-use crate::config::NetworkConfig;
+use crate::config::{BackendConfig, NetworkConfig};
 use crate::descriptor_store::DescriptorStore;
 use crate::external::ExternalInterface;
 use crate::facts::{DeviceFacts, TrafficCounters};
@@ -239,6 +239,29 @@ pub enum BackendError {
         /// The kernel's error.
         source: BoxError,
     },
+}
+
+impl BackendConfig {
+    /// Checks that the configuration is for the backend of this name, in any case. Openers call this first.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::UnknownType`] with both names.
+    ///
+    /// ```
+    /// # use flannel_core::NetworkConfig;
+    /// let config = NetworkConfig::parse(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}"#)?;
+    /// config.backend.check_type("udp")?;
+    /// let error = config.backend.check_type("vxlan").unwrap_err();
+    /// assert_eq!(error.to_string(), "unknown backend type: udp (available: vxlan)");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn check_type(&self, name: &str) -> Result<(), BackendError> {
+        if self.name.eq_ignore_ascii_case(name) {
+            return Ok(());
+        }
+        Err(BackendError::UnknownType(format!("{} (available: {name})", self.name)))
+    }
 }
 
 /// Opens the backend of a network.

@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use crate::SubnetKey;
-use crate::backend::BackendError;
 use crate::family::IpFamilies;
 use crate::json::{Json, JsonError, Object};
 use crate::pool::{SubnetPool, bits, size, with_bits};
@@ -113,27 +112,6 @@ impl BackendConfig {
     #[must_use]
     pub fn new(name: impl Into<String>, options: Json) -> Self {
         Self { name: name.into(), options }
-    }
-
-    /// Checks that the configuration is for the backend of this name, in any case. Openers call this first.
-    ///
-    /// # Errors
-    ///
-    /// [`BackendError::UnknownType`] with both names.
-    ///
-    /// ```
-    /// # use flannel_core::NetworkConfig;
-    /// let config = NetworkConfig::parse(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}"#)?;
-    /// config.backend.check_type("udp")?;
-    /// let error = config.backend.check_type("vxlan").unwrap_err();
-    /// assert_eq!(error.to_string(), "unknown backend type: udp (available: vxlan)");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn check_type(&self, name: &str) -> Result<(), BackendError> {
-        if self.name.eq_ignore_ascii_case(name) {
-            return Ok(());
-        }
-        Err(BackendError::UnknownType(format!("{} (available: {name})", self.name)))
     }
 
     /// As in upstream, a missing `Backend` means `udp`, and a missing `Type` no backend at all.
