@@ -16,10 +16,10 @@ use tracing::error;
 
 use crate::Host;
 use crate::flags::FlagError;
+use crate::format::Paint;
 use crate::options::Options;
 use crate::options::doctor::{DoctorOptions, parse};
 use crate::plan::select_interface;
-use crate::show::format::Paint;
 use crate::{daemon, log, options};
 
 mod etcdctl;

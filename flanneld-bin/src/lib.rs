@@ -23,6 +23,7 @@ mod daemon;
 mod doctor;
 mod event_log;
 mod flags;
+mod format;
 mod go_duration;
 mod go_syntax;
 mod log;

@@ -19,7 +19,6 @@ use crate::flags::FlagError;
 use crate::options::ping::PingOptions;
 use crate::show::FAULT;
 use crate::{daemon, options, registry};
-pub(crate) use show::painted;
 use show::{PeerSource, PingReport};
 
 /// Runs `flanneld ping`.

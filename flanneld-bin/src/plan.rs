@@ -15,9 +15,9 @@ use flannel_node::plan::{HostPlan, NetworkSnapshot, PlanSource, UnreachablePeer,
 use crate::Host;
 use crate::daemon;
 use crate::flags::FlagError;
+use crate::format::plain;
 use crate::options::Options;
 use crate::options::plan::parse;
-use crate::show::format::plain;
 use crate::{event_log, registry};
 
 /// The exit status if the daemon would change something.

@@ -1,6 +1,5 @@
 //! `flanneld status` and `flanneld peers`: print the status of the daemon on this host.
 
-pub(crate) mod format;
 mod peers;
 mod status;
 
@@ -17,20 +16,9 @@ use crate::Host;
 use crate::flags::FlagError;
 use crate::options;
 use crate::options::show::ShowOptions;
-use format::Paint;
 
 /// The exit status if the daemon reports a fault.
 pub(crate) const FAULT: u8 = 3;
-
-/// Parses the value of `-color`.
-pub(crate) fn paint(color: &str) -> Result<Paint, String> {
-    match color {
-        "auto" => Ok(Paint::automatic()),
-        "always" => Ok(Paint(true)),
-        "never" => Ok(Paint(false)),
-        other => Err(format!("{other:?} is not auto, always or never")),
-    }
-}
 
 /// Runs `flanneld status`.
 pub(crate) fn status(arguments: Vec<OsString>, _: &Host) -> Result<ExitCode, FlagError> {

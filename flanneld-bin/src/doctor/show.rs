@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use flannel_node::doctor::{Finding, Severity};
 use serde::Serialize;
 
-use crate::show::format::{Paint, plain};
+use crate::format::{Paint, plain};
 
 /// Formats findings as text.
 pub(super) fn text(findings: &[Finding], paint: Paint) -> String {

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use super::etcd::{etcd, etcd_api};
 use super::{EtcdApi, EtcdOptions, Settings, bad, table, values};
 use crate::flags::{self, BadValue, Flag, FlagDescription, FlagError, Kind};
-use crate::show;
-use crate::show::format::Paint;
+use crate::format::Paint;
 
 const OWN: &[Flag<Settings>] = &[
     Flag {
@@ -65,7 +64,7 @@ fn check(settings: &Settings, peers: Vec<String>) -> Result<PingOptions, BadValu
         count: count.ok_or_else(|| bad("count", format!("{} is not within 1 and 1000", settings.count)))?,
         json: settings.json,
         mesh: settings.mesh,
-        paint: show::paint(&settings.color).map_err(|why| bad("color", why))?,
+        paint: Paint::parse(&settings.color).map_err(|why| bad("color", why))?,
     })
 }
 

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use super::{Settings, bad, table, values};
 use crate::flags::{self, BadValue, Flag, FlagDescription, FlagError, Kind};
-use crate::show;
-use crate::show::format::Paint;
+use crate::format::Paint;
 
 const FLAGS: &[Flag<Settings>] = &[
     table::JSON,
@@ -51,7 +50,7 @@ pub(crate) fn parse(
 fn check(settings: &Settings) -> Result<ShowOptions, BadValue> {
     let socket = values::status_socket(&settings.status_socket, &settings.subnet_file);
     Ok(ShowOptions {
-        paint: show::paint(&settings.color).map_err(|why| bad("color", why))?,
+        paint: Paint::parse(&settings.color).map_err(|why| bad("color", why))?,
         socket: socket
             .ok_or_else(|| bad("status-socket", "a daemon without a socket cannot be queried".to_owned()))?,
         json: settings.json,

@@ -6,7 +6,7 @@ use flannel_core::{PeerProbe, ProbeSide, ProbeVerdict, ProbedPath};
 use flannel_node::probe::{ProbedPeer, weight};
 use serde::Serialize;
 
-use crate::show::format::{Cell, Paint, TextTable, list, plain};
+use crate::format::{Cell, Paint, TextTable, list, plain};
 
 /// The probed peers.
 #[derive(Clone, Debug, Serialize)]
@@ -53,7 +53,7 @@ pub(super) fn table(report: &PingReport, paint: Paint) -> String {
                 Cell::new(time(paths[1])),
                 Cell::new(paths.map(lost).join("/")),
                 Cell::new(paths.map(mtu).join("/")),
-                Cell::painted(verdict, |text| painted(peer.probe.verdict, paint, text)),
+                Cell::painted(verdict, |text| paint.verdict(peer.probe.verdict, text)),
             ]);
         }
     }
@@ -89,7 +89,7 @@ pub(super) fn map(report: &PingReport, paint: Paint) -> String {
         let first = row.first().map(|peer| list(peer.subnet.nets().take(1))).unwrap_or_default();
         let signs: String = row.iter().map(|peer| sign(&peer.probe)).collect();
         let coloured =
-            row.iter().map(|peer| painted(peer.probe.verdict, paint, &sign(&peer.probe).to_string()));
+            row.iter().map(|peer| paint.verdict(peer.probe.verdict, &sign(&peer.probe).to_string()));
         let coloured: String = coloured.collect();
         table.row([Cell::painted(first, |first| paint.faint(first)), Cell::painted(signs, |_| coloured)]);
     }
@@ -129,17 +129,6 @@ fn line(probe: &PeerProbe) -> String {
     match probe.detail.as_str() {
         "" => probe.verdict.to_string(),
         detail => format!("{}: {}", probe.verdict, plain(detail)),
-    }
-}
-
-/// Colours text by a verdict.
-pub(crate) fn painted(verdict: ProbeVerdict, paint: Paint, text: &str) -> String {
-    if verdict == ProbeVerdict::Reachable {
-        paint.good(text)
-    } else if matches!(verdict, ProbeVerdict::TunnelBlocked | ProbeVerdict::Silent) {
-        paint.bad(text)
-    } else {
-        paint.warning(text)
     }
 }
 

@@ -7,7 +7,7 @@ use flannel_node::probe::{ProbeContext, ProbedPeer, judge};
 
 use super::show::{map, table};
 use super::*;
-use crate::show::format::Paint;
+use crate::format::Paint;
 
 fn peer(n: u8, inside: Option<bool>, outside: bool, change: impl Fn(&mut Vec<ProbedPath>)) -> ProbedPeer {
     let public = PublicAddrs { v4: format!("192.168.0.{n}").parse().ok(), v6: None };

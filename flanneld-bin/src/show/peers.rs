@@ -2,7 +2,7 @@
 
 use flannel_core::{PeerState, PeerStatus};
 
-use super::format::{Cell, Paint, TextTable, bytes, list, plain, time};
+use crate::format::{Cell, Paint, TextTable, bytes, list, plain, time};
 
 pub(super) fn page(peers: &[PeerStatus], paint: Paint) -> String {
     if peers.is_empty() {
@@ -47,9 +47,7 @@ fn row(peer: &PeerStatus, has_traffic: bool, has_probe: bool, paint: Paint) -> V
     if has_probe {
         cells.push(peer.probe.as_ref().map_or_else(
             || Cell::new("-"),
-            |probe| {
-                Cell::painted(probe.verdict.as_str(), |text| crate::ping::painted(probe.verdict, paint, text))
-            },
+            |probe| Cell::painted(probe.verdict.as_str(), |text| paint.verdict(probe.verdict, text)),
         ));
     }
     cells.push(Cell::new(peer.reason.as_deref().map(plain).unwrap_or_default()));

@@ -3,7 +3,7 @@
 use flannel_core::{DeviceFacts, LeaseStatus, MeshStatus, NetworkStatus, ProbeVerdict, RegistryStatus};
 use flannel_node::status::{AgentStatus, FirewallStatus};
 
-use super::format::{Cell, Paint, TextTable, list, plain, time};
+use crate::format::{Cell, Paint, TextTable, list, plain, time};
 
 /// The number of recent errors in the text; the JSON has all.
 const ERRORS: usize = 5;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::*;
+use crate::format::Paint;
 use flannel_firewall::FirewallMode;
 use flannel_node::status::{DaemonStatus, FirewallStatus};
 
@@ -144,7 +145,7 @@ fn control_characters_do_not_reach_the_terminal() {
 
 #[test]
 fn durations_and_amounts_are_short() {
-    use format::{bytes, time};
+    use crate::format::{bytes, time};
     for (seconds, text) in
         [(0, "0s"), (59, "59s"), (61, "1m1s"), (3_600, "1h0m"), (86_399, "23h59m"), (90_000, "1d1h")]
     {

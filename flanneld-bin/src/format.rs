@@ -4,6 +4,8 @@ use std::env;
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
+use flannel_core::ProbeVerdict;
+
 /// Whether to colour text.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Paint(pub(crate) bool);
@@ -13,6 +15,25 @@ impl Paint {
     pub(crate) fn automatic() -> Self {
         let is_plain = || env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self(io::stdout().is_terminal() && !is_plain())
+    }
+
+    /// Parses the value of `-color`.
+    pub(crate) fn parse(color: &str) -> Result<Self, String> {
+        match color {
+            "auto" => Ok(Self::automatic()),
+            "always" => Ok(Self(true)),
+            "never" => Ok(Self(false)),
+            other => Err(format!("{other:?} is not auto, always or never")),
+        }
+    }
+
+    /// Colours text by a verdict.
+    pub(crate) fn verdict(self, verdict: ProbeVerdict, text: &str) -> String {
+        match verdict {
+            ProbeVerdict::Reachable => self.good(text),
+            ProbeVerdict::TunnelBlocked | ProbeVerdict::Silent => self.bad(text),
+            _ => self.warning(text),
+        }
     }
 
     pub(crate) fn good(self, text: &str) -> String {
