@@ -22,7 +22,7 @@ pub struct PathCheck {
 /// Routes that lead nowhere else.
 #[derive(Debug, Default)]
 struct SuspectRoutes {
-    /// The addresses of this host, of which there may be thousands.
+    /// The addresses of this host, possibly thousands.
     own: BTreeSet<IpAddr>,
     /// Shorter prefixes that are delivered to this host.
     local: Vec<IpNet>,

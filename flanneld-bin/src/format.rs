@@ -29,10 +29,12 @@ impl Paint {
 
     /// Colours text by a verdict.
     pub(crate) fn verdict(self, verdict: ProbeVerdict, text: &str) -> String {
-        match verdict {
-            ProbeVerdict::Reachable => self.good(text),
-            ProbeVerdict::TunnelBlocked | ProbeVerdict::Silent => self.bad(text),
-            _ => self.warning(text),
+        if verdict == ProbeVerdict::Reachable {
+            self.good(text)
+        } else if matches!(verdict, ProbeVerdict::TunnelBlocked | ProbeVerdict::Silent) {
+            self.bad(text)
+        } else {
+            self.warning(text)
         }
     }
 

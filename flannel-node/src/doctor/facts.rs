@@ -41,7 +41,7 @@ pub struct Facts {
     pub(crate) addresses: Vec<Address>,
     /// Routes of the main table.
     pub(crate) routes: Vec<Route>,
-    /// The external interface, or why there is none.
+    /// The external interface, or why none was found.
     pub(crate) external: Result<ExternalInterface, String>,
     pub(crate) registry: RegistryFacts,
     pub(crate) cached: CachedFiles,

@@ -11,7 +11,7 @@ use crate::plan::peers;
 /// The time within which a running agent repairs what it can.
 const REPAIRED: Duration = Duration::from_secs(1);
 
-/// Returns the plan; `None` if the backend has none. Changes that a running agent makes by itself are not part of it.
+/// Returns the plan; `None` if the backend has none. Changes that a running agent is about to make are not part of it.
 pub(super) async fn read(facts: &Facts) -> Option<Plan> {
     let first = ask(facts)?;
     if !facts.is_running() || first.changes.is_empty() {
