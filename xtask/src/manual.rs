@@ -53,8 +53,12 @@ const FLAG_SYNTAX: &str = "Flags take one dash or two, and `-flag=value` or `-fl
 const INTERFACE_SELECTION: &str = "The external interface is the first match of: each `-iface`; each `-iface-regex` (the \
     first interface with a matching address, or else with a matching name); `-iface-can-reach`. Without these flags it is \
     the interface with the address of `-public-ip` or `-public-ipv6`, or else that of the default route. It needs an \
-    address of each family that the network uses; permanent global addresses are preferred. The daemon follows changes \
-    of the interface and its addresses while it runs.";
+    address of each family that the network uses; the address of the cached lease is preferred \
+    while the interface has it, then a global address with an on-link prefix, permanent before dynamic; a single-host \
+    address (/32, /128), which may float between hosts, comes last. The daemon follows changes of the interface and its \
+    addresses while it runs. When an address disappears, the daemon waits 3 s for its return before it selects another. \
+    When the address returns, the daemon goes back to it: at any time from a single-host address, and within 10 minutes \
+    from any other.";
 
 const LOG: &[(&str, &str)] = &[
     (
