@@ -25,7 +25,9 @@ struct OpenToy;
 
 impl OpenBackend for OpenToy {
     fn open(&self, request: OpenRequest<'_>) -> Result<Box<dyn Backend>, BackendError> {
-        OpenAlloc.open(request)
+        let mut config = request.config.clone();
+        config.backend.name = "alloc".to_owned();
+        OpenAlloc.open(OpenRequest::new(&config, request.external))
     }
 
     fn plan(&self, _: PlanRequest<'_>) -> Result<Plan, BackendError> {
