@@ -59,7 +59,7 @@ fn hosts_that_are_gone_or_unroutable_are_named() {
     let site = Site::running(1);
     let finding = site.cycle("host-unreachable", || site.lease("10.5.251.0-24", "192.168.64.99"));
     assert!(
-        what(&finding).contains("192.168.64.99") && what(&finding).contains("never runs out"),
+        what(&finding).contains("192.168.64.99") && what(&finding).contains("never expires"),
         "{finding:#}"
     );
 
